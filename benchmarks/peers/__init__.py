@@ -1,0 +1,12 @@
+"""The peers by the names that `--peers` takes; one name may stand for several rows."""
+
+from benchmarks.peer import Peer
+from benchmarks.peers import celery, huey, prototype, umbel
+
+PEERS: dict[str, tuple[Peer, ...]] = {
+    "umbel": (umbel.SQLITE,),
+    "celery": (celery.STOCK, celery.TUNED),
+    "huey-sqlite": (huey.SQLITE,),
+    "huey-redis": (huey.REDIS,),
+    "prototype": (prototype.LIMIT,),
+}

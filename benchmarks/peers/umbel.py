@@ -1,0 +1,41 @@
+"""This checkout, built and installed as its users install it, on its embedded SQLite store."""
+
+from benchmarks.peer import EVERYTHING, Peer
+
+APPLICATION = """\
+from umbel import App
+
+app = App("shop")
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+@app.task(ignore_result=True)
+def mail(address):
+    pass
+
+
+@app.task(max_retries=3)
+def charge(order):
+    pass
+"""
+
+
+def worker(processes: int) -> tuple[str, ...]:
+    return ("umbel", "-A", "on_umbel", "worker", "-c", str(processes))
+
+
+SQLITE = Peer(
+    name="umbel",
+    environment="umbel",
+    requirements=(".",),
+    package="umbel",
+    tasks="on_umbel",
+    worker=worker,
+    application=APPLICATION,
+    redis=False,
+    scenarios=EVERYTHING | {"etas"},
+)

@@ -1,0 +1,60 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator, misc"
+"""The tasks of the benchmark for Celery."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import record
+from celery import Celery
+
+app = Celery("benchmark", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
+
+if "BENCH_CELERY_TUNED" in os.environ:
+    # "Optimizing" in Celery's user guide: many short tasks want a large multiplier.
+    app.conf.worker_prefetch_multiplier = 128
+
+
+@app.task(ignore_result=True)
+def noop(index: int) -> None:
+    record.done(index)
+
+
+@app.task
+def kept(index: int) -> int:
+    record.done(index)
+    return index
+
+
+@app.task(ignore_result=True)
+def mixed(index: int) -> None:
+    if record.is_long(index):
+        time.sleep(0.005)
+    record.done(index)
+
+
+@app.task(ignore_result=True)
+def busy(index: int) -> None:
+    record.spin()
+    record.done(index)
+
+
+SEND: dict[str, Callable[[int], Any]] = {
+    "noop": noop.delay,
+    "kept": kept.delay,
+    "mixed": mixed.delay,
+    "busy": busy.delay,
+}
+
+
+def wait(handle: Any, timeout: float) -> object:
+    return handle.get(timeout=timeout)
+
+
+def identity(handle: Any) -> str:
+    return str(handle.id)
+
+
+def fetch(name: str, timeout: float) -> object:
+    return app.AsyncResult(name).get(timeout=timeout)

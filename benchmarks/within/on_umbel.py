@@ -1,0 +1,69 @@
+"""The tasks of the benchmark for Umbel."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import record
+
+from umbel import App
+
+app = App("benchmark")
+
+
+@app.task(ignore_result=True)
+def noop(index: int) -> None:
+    record.done(index)
+
+
+@app.task
+def kept(index: int) -> int:
+    record.done(index)
+    return index
+
+
+@app.task(ignore_result=True)
+def mixed(index: int) -> None:
+    if record.is_long(index):
+        time.sleep(0.005)
+    record.done(index)
+
+
+@app.task(ignore_result=True)
+def busy(index: int) -> None:
+    record.spin()
+    record.done(index)
+
+
+SEND: dict[str, Callable[[int], Any]] = {
+    "noop": noop.delay,
+    "kept": kept.delay,
+    "mixed": mixed.delay,
+    "busy": busy.delay,
+}
+
+
+def wait(handle: Any, timeout: float) -> object:
+    return handle.get(timeout=timeout)
+
+
+def identity(handle: Any) -> str:
+    return str(handle.id)
+
+
+def fetch(name: str, timeout: float) -> object:
+    return app.AsyncResult(name).get(timeout=timeout)
+
+
+def publish_many(first: int, etas: Sequence[float]) -> None:
+    """Queue one no-op task for each of `etas` (seconds since the epoch), numbered from `first`."""
+    from umbel.app.publish import build_message
+
+    for start in range(0, len(etas), 500):
+        app.engine.broker.publish(
+            [
+                build_message(app.conf, noop.name, (first + start + i,), {}, noop, eta=eta)
+                for i, eta in enumerate(etas[start : start + 500])
+            ],
+            timeout=60.0,
+        )

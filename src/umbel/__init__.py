@@ -1,0 +1,32 @@
+"""Umbel: a distributed task queue that runs Celery code on an engine of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from umbel.app import App, Task
+    from umbel.app import App as Celery
+    from umbel.result import AsyncResult
+
+__version__ = "0.1.0"
+__all__ = ["App", "AsyncResult", "Celery", "Task", "__version__"]
+
+_HOMES = {
+    "App": ("umbel.app", "App"),
+    "Celery": ("umbel.app", "App"),
+    "Task": ("umbel.app", "Task"),
+    "AsyncResult": ("umbel.result", "AsyncResult"),
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module 'umbel' has no attribute {name!r}"
+        raise AttributeError(message)
+    import importlib
+
+    value = getattr(importlib.import_module(home[0]), home[1])
+    globals()[name] = value
+    return value

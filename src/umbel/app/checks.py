@@ -1,0 +1,82 @@
+"""Checks of what a caller gives, before anything is sent: no message that a worker cannot read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from umbel.engines.broker import MAX_PRIORITY
+
+NOTHING_SENT = "Nothing was queued."
+
+
+def check_call(
+    name: str,
+    args: object,
+    kwargs: object,
+    task_id: object,
+    queue: object,
+    priority: object,
+    serializer: object,
+) -> None:
+    """`TypeError` or `ValueError` for an option that no worker could make sense of."""
+    if not isinstance(args, (tuple, list)) or not isinstance(kwargs, dict):
+        raise TypeError(
+            f"{name}: args must be a tuple or list and kwargs a dict; got "
+            f"{type(args).__name__} and {type(kwargs).__name__}. {NOTHING_SENT}"
+        )
+    if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        raise ValueError(
+            f"{name}: priority must be from 0 to 9, 9 the most urgent; got {priority!r}. "
+            f"{NOTHING_SENT}"
+        )
+    if serializer not in {None, "json"}:
+        raise ValueError(
+            f"{name}: serializer must be 'json', the only one there is; got {serializer!r}. "
+            f"{NOTHING_SENT}"
+        )
+    for option, value in (("task_id", task_id), ("queue", queue)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
+
+
+def check_limits(name: str, hard: float | None, soft: float | None) -> None:
+    """`ValueError` for a time limit that is no positive number of seconds, or soft above hard."""
+    for option, value in (("time_limit", hard), ("soft_time_limit", soft)):
+        if value is not None and (not _is_finite(value) or value <= 0):
+            raise ValueError(
+                f"{name}: {option} must be a positive number of seconds; got {value!r}. "
+                f"{NOTHING_SENT}"
+            )
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError(
+            f"{name}: soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s). "
+            f"{NOTHING_SENT}"
+        )
+
+
+def check_time(
+    name: str, option: str, value: object, convert: Callable[[Any], float | None]
+) -> float | None:
+    """The Unix time of an option, or `ValueError` in words."""
+    if isinstance(value, (int, float)) and not _is_finite(value):
+        raise ValueError(f"{name}: {option} must be a finite number; got {value!r}. {NOTHING_SENT}")
+    try:
+        moment = convert(value)
+        if moment is not None and not MIN_TIME < moment < MAX_TIME:
+            raise OverflowError("it lies outside the years 1 to 9999")
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: {option}={value!r} is no time: {error}. Give seconds, a datetime, or text "
+            f"in ISO 8601 such as 2030-01-31T12:00:00+00:00. {NOTHING_SENT}"
+        ) from None
+    return moment
+
+
+MIN_TIME = -62_135_596_800.0
+MAX_TIME = 253_402_300_799.0
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

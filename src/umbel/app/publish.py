@@ -1,0 +1,192 @@
+"""From a task's name, arguments and options to the message that a broker stores."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+from umbel.app import request
+from umbel.app.checks import check_call, check_limits, check_time
+from umbel.app.options import Moment
+from umbel.engines.broker import Message
+from umbel.exceptions import EncodeError, ImproperlyConfigured
+from umbel.message import task as task_message
+from umbel.message.serializer import describe, dumps
+from umbel.message.task import DeliveryInfo, Headers, Properties
+
+if TYPE_CHECKING:
+    from umbel.app.settings import Settings
+    from umbel.app.task import Task
+
+REPLY_TO: Final = token_hex(16)
+"""Celery clients name their result queue here; other backends than `rpc://` do not use it."""
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): its time comes first, so ids made together sort together.
+
+    A store's indexes then grow at one end, which halves the work of a task whose result is kept.
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    number = (
+        milliseconds << 80
+        | 0x7 << 76
+        | (rest * 4096 // 1_000_000) << 64  # the millisecond's fraction, in 12 bits
+        | 0x2 << 62
+        | int.from_bytes(os.urandom(8), "big") >> 2
+    )
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def build_message(
+    settings: Settings,
+    name: str,
+    args: tuple[Any, ...] | list[Any] | None,
+    kwargs: dict[str, Any] | None,
+    task: Task[..., Any] | None = None,
+    /,
+    *,
+    task_id: str | None = None,
+    countdown: float | None = None,
+    eta: Moment | None = None,
+    expires: float | timedelta | datetime | str | None = None,
+    priority: int | None = None,
+    queue: str | None = None,
+    ignore_result: bool | None = None,
+    serializer: str | None = None,
+    time_limit: float | None = None,
+    soft_time_limit: float | None = None,
+) -> Message:
+    """The message of one new task; what is not given comes from `task`, then from the settings.
+
+    `EncodeError` names an argument that cannot be sent, `TypeError` one that does not fit.
+    """
+    args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
+    if task is not None:
+        task.check_arguments(args, kwargs)
+        ignore_result = task.ignores_result(ignore_result)
+        expires = task.expires if expires is None else expires
+        priority = task.priority if priority is None else priority
+        queue = queue or task.queue
+        time_limit = task.time_limit if time_limit is None else time_limit
+        soft_time_limit = task.soft_time_limit if soft_time_limit is None else soft_time_limit
+    queue = queue or settings.task_default_queue
+    if priority is None:
+        priority = settings.task_default_priority
+    check_call(name, args, kwargs, task_id, queue, priority, serializer)
+    id = task_id or new_id()
+    tag = f"{id}:{token_hex(4)}"
+    parent = request.current.get()
+    headers = Headers(
+        name,
+        id,
+        root_id=id if parent is None else parent.root_id or parent.id,
+        parent_id=None if parent is None else parent.id,
+        argsrepr=task_message.describe(tuple(args)),
+        kwargsrepr=task_message.describe(kwargs) if kwargs else "{}",
+        origin=_origin(),
+        ignore_result=ignore_result,
+    )
+    properties = Properties(id, REPLY_TO, 2, DeliveryInfo("", queue), priority, delivery_tag=tag)
+    if time_limit is not None or soft_time_limit is not None:
+        check_limits(name, time_limit, soft_time_limit)
+        headers.timelimit = (time_limit, soft_time_limit)
+    due = None
+    if countdown is not None or eta is not None:
+        due = due_time(name, settings, countdown, eta)
+        headers.eta = None if due is None else task_message.format_time(due)
+    if expires is not None:
+        _set_expiry(headers, properties, expiry_time(name, settings, expires))
+    try:
+        body = dumps((args, kwargs, task_message.NO_EMBED))
+    except EncodeError as error:
+        raise _refuse_argument(name, error) from None
+    if len(body) > settings.task_max_message_bytes:
+        raise _refuse_size(name, len(body), settings.task_max_message_bytes)
+    return Message(tag, id, queue, task_message.encode(headers, body, properties), priority, due)
+
+
+def due_time(
+    name: str, settings: Settings, countdown: float | None, eta: Moment | None
+) -> float | None:
+    """Unix time of a countdown (seconds from now) or an ETA; a countdown wins over an ETA.
+
+    None: at once. `ValueError` names the task and what is wrong.
+    """
+    if countdown is not None:
+        due = check_time(name, "countdown", countdown, lambda seconds: time.time() + seconds)
+        return due if countdown > 0 else None
+    return None if eta is None else check_time(name, "eta", eta, partial(unix_time, settings))
+
+
+def expiry_time(
+    name: str, settings: Settings, expires: float | timedelta | datetime | str
+) -> float:
+    """Unix time of an expiry; a number or a timedelta is a duration from now."""
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    if isinstance(seconds, (int, float)):
+        seconds = time.time() + seconds
+    return check_time(name, "expires", seconds, partial(unix_time, settings)) or 0.0
+
+
+def unix_time(settings: Settings, moment: Moment) -> float:
+    """Unix time of a moment. A naive datetime means UTC while `enable_utc` is on."""
+    if isinstance(moment, (int, float)):
+        return float(moment)
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if moment.tzinfo is None:
+        zone = UTC if settings.enable_utc or not settings.timezone else _zone(settings.timezone)
+        moment = moment.replace(tzinfo=zone)
+    return moment.timestamp()
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError) as error:
+        message = f"There is no time zone {name!r}; write an IANA name such as Asia/Shanghai."
+        raise ImproperlyConfigured(message) from error
+
+
+def _set_expiry(headers: Headers, properties: Properties, deadline: float) -> None:
+    headers.expires = task_message.format_time(deadline)
+    properties.expiration = str(max(0, int((deadline - time.time()) * 1000)))
+
+
+_origins: dict[int, str] = {}
+
+
+def _origin() -> str:
+    pid = os.getpid()
+    origin = _origins.get(pid)
+    if origin is None:
+        origin = _origins[pid] = f"gen{pid}@{socket.gethostname()}"
+    return origin
+
+
+def _refuse_argument(name: str, error: EncodeError) -> EncodeError:
+    """The same error in the caller's words: which argument, by position or name."""
+    where, inner = "An argument", error.path
+    if len(inner) > 1:
+        which = inner[1] + 1 if isinstance(inner[1], int) else repr(inner[1])
+        where, inner = f"Argument {which}", inner[2:]
+    at = f", at {describe(('it', *inner))}" if inner else ""
+    message = f"{where} of {name}{at}: {error.problem}. Nothing was queued."
+    return EncodeError(message, error.problem, error.path, error.type_name)
+
+
+def _refuse_size(name: str, size: int, limit: int) -> EncodeError:
+    message = (
+        f"The arguments of {name} take {size / 2**20:.1f} MiB; a message may take "
+        f"{limit / 2**20:g} MiB (task_max_message_bytes). Nothing was queued. Store the data in a "
+        "file or an object store and pass its name."
+    )
+    return EncodeError(message)

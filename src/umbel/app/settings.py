@@ -1,0 +1,76 @@
+"""The settings: one typed table. Names are Celery's lowercase ones where Celery has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from umbel.exceptions import ImproperlyConfigured
+
+
+class Settings:
+    """All settings with their defaults. Durations are seconds."""
+
+    broker_url: str | None = None
+    """Where messages lie; None is the embedded store (`umbel.app.location`)."""
+    enable_utc: bool = True
+    """A datetime without a zone means UTC; off: it means `timezone`."""
+    timezone: str | None = None
+    """The app's time zone by its IANA name; None is UTC."""
+    task_default_queue: str = "celery"
+    task_default_priority: int = 0
+    """0 to 9; 9 is the most urgent."""
+    task_acks_late: bool = True
+    """A message is done when its task has ended. Off: done before it starts, so that a task
+    whose worker dies is not run again but fails with `WorkerLostError`."""
+    task_ignore_result: bool = False
+    task_time_limit: float | None = None
+    """Hard limit: the task's process is killed."""
+    task_soft_time_limit: float | None = None
+    """`SoftTimeLimitExceeded` is raised inside the task."""
+    task_soft_time_limit_grace: float = 10.0
+    """How long a task without a hard limit may go on after its soft one before it is killed."""
+    task_publish_timeout: float = 5.0
+    """The one deadline of a publish, over all that it waits for; then `OperationalError`."""
+    task_max_message_bytes: int = 32 << 20
+    """Largest message and largest stored result."""
+    task_max_deliveries: int = 3
+    """Attempts that may kill their process before the message becomes a dead letter."""
+    task_unknown_timeout: float = 60.0
+    """How long a message whose task no worker knows waits before it becomes a dead letter."""
+    result_expires: float | None = 86400.0
+    """How long results are kept; None: for ever."""
+    worker_concurrency: int | None = None
+    """Children of a worker; None: one for each processor this process may use."""
+    worker_max_tasks_per_child: int | None = None
+    worker_max_memory_per_child: int | None = None
+    """KiB of resident memory after which a child is replaced, once its task has ended."""
+    worker_lease: float = 30.0
+    """How long a worker's lease must stand still before another takes over its work. A worker
+    that died on the same host is noticed at once, by its lock."""
+
+    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set settings by name; `ImproperlyConfigured` for one that does not exist."""
+        for name, value in {**(values or {}), **more}.items():
+            setattr(self, name, value)
+
+    if not TYPE_CHECKING:  # a type checker knows the names by itself
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name not in Settings.__annotations__:
+                raise ImproperlyConfigured(_refuse(name))
+            object.__setattr__(self, name, value)
+
+
+ABSENT = dict.fromkeys(
+    ("backend", "result_backend"), "Results are kept in the store itself; leave it out."
+)
+"""Celery's settings that people try first, and what takes their place."""
+
+
+def _refuse(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), Settings.__annotations__, n=1)
+    hint = ABSENT.get(name) or (f"Did you mean {near[0]!r}?" if near else "")
+    return f"There is no setting {name!r} in this version. {hint}".rstrip()

@@ -1,0 +1,104 @@
+"""The command line: one file for each command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from umbel.cli.errors import FAILURE, print_error
+from umbel.cli.invocation import Invocation
+from umbel.cli.options import common_options
+
+STARTED = time.monotonic()
+"""When the command began, but for the interpreter's own start (monotonic)."""
+
+COMMANDS = {
+    "worker": "Run tasks until told to stop.",
+    "call": "Send a task and print its id.",
+    "result": "Show what became of a task, or where it is.",
+    "queues": "Show the queues, and who serves them; pause and resume them.",
+    "dead": "List, show, replay and drop dead letters.",
+    "purge": "Drop the messages that wait in queues.",
+}
+"""What there is, with its first line of help: `umbel --help` imports none of them."""
+
+
+class Commands(click.Group):
+    """The group `umbel`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's)
+        """The names, in the order in which they are met."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"umbel.cli.{cmd_name}"), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word; `UsageError` names the nearest one."""
+        if args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    """Answer --version."""
+    if value and not ctx.resilient_parsing:
+        from umbel import __version__
+
+        click.echo(f"umbel {__version__}")
+        ctx.exit()
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+@common_options
+def commands() -> None:
+    """Umbel, a task queue.
+
+    Without -A, the app is the only one in the working directory.
+    """
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; its exit code (Celery's: 1, 64 usage, 69 no store, 73)."""
+    own = args[: args.index("--")] if "--" in args else args
+    color = False if os.environ.get("NO_COLOR") else None
+    asked = Invocation(words=tuple(args), started=STARTED)
+    try:
+        code = commands.main(
+            list(args), prog_name="umbel", standalone_mode=False, color=color, obj=asked
+        )
+    except click.Abort:
+        return FAILURE
+    except Exception as error:  # noqa: BLE001  (told to people, or raised again)
+        return print_error(error, as_json="--json" in own)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> NoReturn:
+    """The command `umbel`."""
+    sys.exit(run(sys.argv[1:]))

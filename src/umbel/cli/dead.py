@@ -1,0 +1,198 @@
+"""`umbel dead`: the dead-letter queue."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from umbel.cli.errors import FAILURE, Refusal
+from umbel.cli.invocation import Invocation, Target, announce
+from umbel.cli.options import common_options, confirm, force_option, task_option
+from umbel.cli.output import count, describe_moment, print_json, print_pairs, print_table
+from umbel.engines.state import DeadLetter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(invoke_without_command=True)
+@common_options
+@click.pass_context
+def dead(ctx: click.Context) -> None:
+    """List, show, replay and drop dead letters.
+
+    A letter goes by its number or by its task's id. Without a command: list.
+    """
+    if ctx.invoked_subcommand is None:
+        list_letters(ctx.ensure_object(Invocation), task=None, limit=100)
+
+
+@dead.command("list")
+@task_option
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True)
+@common_options
+@click.pass_context
+def list_command(ctx: click.Context, task: str | None, limit: int) -> None:
+    """List dead letters, newest first."""
+    list_letters(ctx.ensure_object(Invocation), task, limit)
+
+
+def list_letters(asked: Invocation, task: str | None, limit: int) -> None:
+    """List the newest dead letters."""
+    target = asked.load_store()
+    letters: list[DeadLetter] = []
+    if target.exists:
+        letters = target.store.state.dead_letters(limit=limit, task=task)
+    if asked.as_json:
+        place = {"store": target.store.name, "exists": target.exists}
+        print_json({**place, "dead_letters": [_as_record(letter) for letter in letters]})
+    elif announce(target):
+        if not letters:
+            click.echo("No dead letters.")
+            return
+        print_table(
+            ("NUMBER", "ID", "TASK", "QUEUE", "REASON", "BURIED", "DETAIL"),
+            [
+                (
+                    letter.number, letter.id, letter.task, letter.queue, letter.reason,
+                    describe_moment(letter.at), letter.detail.partition("\n")[0],
+                )
+                for letter in letters
+            ],
+        )  # fmt: skip
+
+
+@dead.command("show")
+@click.argument("id")
+@common_options
+@click.pass_context
+def show_command(ctx: click.Context, id: str) -> None:
+    """Show one dead letter whole: its cause, and its arguments."""
+    asked = ctx.ensure_object(Invocation)
+    target = asked.load_store()
+    letter = _find(target, id)
+    message = _read_message(letter)
+    if asked.as_json:
+        print_json({"store": target.store.name, **_as_record(letter), **message})
+        return
+    announce(target)
+    print_pairs(
+        [
+            ("number", letter.number),
+            ("id", letter.id),
+            ("task", letter.task),
+            ("queue", letter.queue),
+            ("args", message["args"]),
+            ("kwargs", message["kwargs"]),
+            ("payload", message["payload"]),
+            ("buried", describe_moment(letter.at)),
+            ("deliveries", letter.deliveries),
+            ("reason", letter.reason),
+            ("detail", letter.detail.rstrip()),
+            ("run again", target.line(f"dead replay {letter.number}")),
+        ]
+    )
+
+
+def selection(function: F) -> F:
+    """Give a command the ways to say which letters: ids, --all, --task."""
+    for option in (
+        common_options,
+        force_option,
+        task_option,
+        click.option("--all", "every", is_flag=True, help="All of them."),
+        click.argument("ids", metavar="[ID…]", nargs=-1),
+    ):
+        function = option(function)
+    return function
+
+
+@dead.command("replay")
+@selection
+@click.pass_context
+def replay_command(
+    ctx: click.Context, ids: tuple[str, ...], every: bool, task: str | None, force: bool
+) -> None:
+    """Put dead letters back into their queues, with a clean record.
+
+    Letters that are named one by one are replayed without a question.
+    """
+    asked = ctx.ensure_object(Invocation)
+    target = asked.load_store()
+    numbers = _select(target, ids, every, task)
+    if numbers and not ids:
+        question = f"Replay {count(len(numbers), 'dead letter')} of {target.store.name}?"
+        confirm(question, force=force, as_json=asked.as_json)
+    done = target.store.state.replay(numbers) if numbers else 0
+    _report(asked, target, "replayed", done)
+
+
+@dead.command("drop")
+@selection
+@click.pass_context
+def drop_command(
+    ctx: click.Context, ids: tuple[str, ...], every: bool, task: str | None, force: bool
+) -> None:
+    """Delete dead letters for good."""
+    asked = ctx.ensure_object(Invocation)
+    target = asked.load_store()
+    numbers = _select(target, ids, every, task)
+    if numbers:
+        question = f"Drop {count(len(numbers), 'dead letter')} of {target.store.name} for good?"
+        confirm(question, force=force, as_json=asked.as_json)
+    done = target.store.state.drop(numbers) if numbers else 0
+    _report(asked, target, "dropped", done)
+
+
+def _report(asked: Invocation, target: Target, verb: str, done: int) -> None:
+    if asked.as_json:
+        print_json({"store": target.store.name, "exists": target.exists, verb: done})
+    elif announce(target):
+        click.echo(f"{count(done, 'dead letter')} {verb}")
+
+
+def _select(target: Target, ids: Sequence[str], every: bool, task: str | None) -> list[int]:
+    """The numbers of the letters that a command line means."""
+    if (bool(ids), every, task is not None).count(True) != 1:
+        raise click.UsageError("Say which: either ids, or --all, or --task NAME.")
+    if ids:
+        return list(dict.fromkeys(_find(target, id).number for id in ids))
+    if not target.exists:
+        return []
+    letters = target.store.state.dead_letters(limit=sys.maxsize, task=task)
+    return [letter.number for letter in letters]
+
+
+def _find(target: Target, id: str) -> DeadLetter:
+    letter = target.store.state.dead_letter(id) if target.exists else None
+    if letter is None:
+        raise Refusal(f"There is no dead letter {id} in {target.store.name}.", FAILURE)
+    return letter
+
+
+def _as_record(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "number": letter.number, "id": letter.id, "task": letter.task, "queue": letter.queue,
+        "reason": letter.reason, "detail": letter.detail, "buried": letter.at,
+        "deliveries": letter.deliveries,
+    }  # fmt: skip
+
+
+def _read_message(letter: DeadLetter) -> dict[str, Any]:
+    """The message's arguments; of one that cannot be read, its bytes as far as they are text."""
+    import json
+
+    from umbel.exceptions import DecodeError
+    from umbel.message import task as task_message
+
+    try:
+        message = task_message.decode(letter.payload)
+    except DecodeError:
+        text = letter.payload.decode("utf-8", "backslashreplace")
+        return {"args": None, "kwargs": None, "payload": text}
+    args, kwargs = (
+        json.loads(json.dumps(value, default=str)) for value in (message.args, message.kwargs)
+    )
+    return {"args": args, "kwargs": kwargs, "payload": None}

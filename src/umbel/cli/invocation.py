@@ -1,0 +1,205 @@
+"""What a command line asks for: which app, which store, which way to answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from umbel.cli.errors import FAILURE, USAGE, Refusal
+
+if TYPE_CHECKING:
+    from umbel.app import App
+    from umbel.app.loading import AppNotFound, Survey
+    from umbel.engines.state import Engine, WorkerRecord
+
+
+@dataclass
+class Invocation:
+    """One command line and its common options."""
+
+    words: tuple[str, ...]
+    """The whole line, without the program's name."""
+    started: float
+    """When the command began (monotonic)."""
+    app_name: str | None = None
+    broker: str | None = None
+    workdir: str | None = None
+    """Where to go; None once there."""
+    as_json: bool = False
+
+    def enter(self) -> None:
+        """Go to the working directory and name the broker.
+
+        Both are inherited, so a worker does this before it starts its first process.
+        """
+        if self.workdir is not None:
+            os.chdir(self.workdir)
+            self.workdir = None
+        if self.broker is not None:
+            os.environ["UMBEL_BROKER_URL"] = self.broker
+
+    def load(self) -> Target:
+        """Find the app and open its store."""
+        self.enter()
+        app, name = self._find()
+        return Target(app, name, _open(app), f"-A {self.app_name} " if self.app_name else "")
+
+    def load_store(self) -> Target:
+        """As `load`; but with -b, no app is needed to look into the store."""
+        self.enter()
+        if self.broker is None or self.app_name is not None:
+            return self.load()
+        from umbel.app.loading import survey
+
+        if len(survey(Path.cwd()).apps) == 1:
+            return self.load()
+        from umbel.app import App
+
+        app = App(broker=self.broker)
+        return Target(app, "", _open(app), "-A MODULE:APP ")
+
+    def _find(self) -> tuple[App, str]:
+        from umbel.app.loading import AppNotFound, find_app, survey
+
+        folder = os.getcwd()
+        if sys.path[0] != folder:
+            sys.path.insert(0, folder)
+        name = self.app_name
+        if name is None:
+            found = survey(Path.cwd())
+            if len(found.apps) != 1:
+                raise Refusal(self._explain_choice(found), USAGE)
+            name = found.apps[0].name
+        try:
+            # What a module prints when it is imported is no part of our answer.
+            with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
+                return find_app(name)
+        except AppNotFound as error:
+            raise Refusal(self._explain_absence(error, survey(Path.cwd())), USAGE) from error
+        except (Exception, SystemExit) as error:
+            message = f"The app {name} could not be imported; the error is its own, above."
+            raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
+
+    def _explain_choice(self, found: Survey) -> str:
+        """Why there is no only app, and the line to type."""
+        if found.apps:
+            width = max(len(app.name) for app in found.apps)
+            lines = [
+                f"  {self._line_with(app.name)}{' ' * (width - len(app.name))}"
+                f"   # {app.path.relative_to(found.folder)}, line {app.line}"
+                for app in found.apps
+            ]
+            count = len(found.apps)
+            return "\n".join([f"There are {count} apps in {found.folder}. Name one:", *lines])
+        lines = [f"No app was named, and there is none in {found.folder}."]
+        names = [str(path.relative_to(found.folder)) for path in found.files]
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        lines.append(
+            f"Looked for `= App(` and `= Celery(` of umbel in: {shown or 'no Python file'}"
+        )
+        for app in found.foreign:
+            place = f"{app.path.relative_to(found.folder)} (line {app.line})"
+            lines.append(f"{place} makes an app of celery: import it from umbel instead")
+        lines.append(f"If it is elsewhere, name it: {self._line_with('MODULE:APP')}")
+        return "\n".join(lines)
+
+    def _explain_absence(self, error: AppNotFound, found: Survey) -> str:
+        lines = [str(error)]
+        if found.apps and "-A" not in lines[0]:
+            lines.append("Apps in this folder:")
+            lines += [f"  {self._line_with(app.name)}" for app in found.apps]
+        return "\n".join(lines)
+
+    def _line_with(self, app: str) -> str:
+        """This command line with -A in the place where it always works."""
+        import shlex
+
+        words = list(self.words)
+        for i in reversed(range(len(words))):
+            if words[i] in {"-A", "--app"}:
+                del words[i : i + 2]
+            elif words[i].startswith(("-A", "--app=")):
+                del words[i]
+        return shlex.join(["umbel", "-A", app, *words])
+
+
+@dataclass(frozen=True)
+class Target:
+    """An app and its open store."""
+
+    app: App
+    name: str
+    """`module:attribute`; empty where a store was named without an app."""
+    store: Engine
+    typed: str
+    """How the app was named on the command line, for lines to type."""
+
+    @property
+    def file(self) -> str | None:
+        """The file of the app's module."""
+        module = sys.modules.get(self.name.partition(":")[0])
+        return getattr(module, "__file__", None)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store yet; opening one that is a file would make it."""
+        return urlsplit(self.app.broker_url).scheme != "sqlite" or os.path.exists(self.store.name)
+
+    def line(self, command: str) -> str:
+        """What to type for another command on this app."""
+        return f"umbel {self.typed}{command}"
+
+
+def announce(target: Target) -> bool:
+    """Say where the store is to people who watch; False, said to all, if there is none yet."""
+    import click
+
+    from umbel.cli.output import print_dim
+
+    if target.exists:
+        print_dim(f"store {target.store.name}")
+        return True
+    click.echo(f"no store yet at {target.store.name} (the first task that is sent makes it)")
+    return False
+
+
+def live_workers(store: Engine) -> list[WorkerRecord]:
+    """The workers on record that are not known to be dead."""
+    from umbel.engines.run_file import is_alive
+
+    return [worker for worker in store.state.workers() if is_alive(worker, store.run_dir)]
+
+
+def _open(app: App) -> Engine:
+    from umbel.exceptions import ImproperlyConfigured
+
+    try:
+        if urlsplit(app.broker_url).scheme == "memory":
+            raise ImproperlyConfigured(
+                f"The store {app.broker_url} lives inside one process, so a command cannot reach "
+                "it. Leave broker_url out to use the embedded store."
+            )
+        return app.engine
+    except ImproperlyConfigured as error:
+        raise Refusal(str(error), USAGE) from error
+
+
+def _own_traceback(error: BaseException) -> str:
+    """An error's traceback from the user's first frame on."""
+    import importlib
+    import traceback
+
+    ours = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    machinery = os.path.dirname(importlib.__file__) + os.sep
+    frames = error.__traceback__
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if not file.startswith((ours, machinery, "<frozen importlib")):
+            break
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))

@@ -1,0 +1,253 @@
+"""`umbel result`: what became of a task, or where it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umbel.cli.errors import FAILURE, Refusal
+from umbel.cli.invocation import Invocation, Target, announce, live_workers
+from umbel.cli.options import common_options
+from umbel.cli.output import (
+    describe_duration,
+    describe_moment,
+    describe_value,
+    print_json,
+    print_pairs,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from umbel.engines.broker import HistoryEntry, Waiting
+    from umbel.engines.state import DeadLetter
+
+UNKNOWN = "UNKNOWN"
+"""The state shown for an id of which the store holds nothing."""
+
+
+@click.command()
+@click.argument("id")
+@click.option("--traceback", is_flag=True, help="Show the traceback of a failed task too.")
+@click.option("--wait", is_flag=True, help="Wait for the task's end.")
+@click.option("--timeout", type=float, metavar="S", help="Wait no longer.")
+@common_options
+@click.pass_context
+def result(ctx: click.Context, id: str, traceback: bool, wait: bool, timeout: float | None) -> int:
+    """Show what became of a task, or where it is.
+
+    With --wait the exit code is 1 if the task failed.
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout says how long to --wait.")
+    asked = ctx.ensure_object(Invocation)
+    target = asked.load_store()
+    if not target.exists:
+        if asked.as_json:
+            print_json({**_empty(target, id), "exists": False})
+        else:
+            announce(target)
+        return 0
+    from umbel import states
+
+    report = look(target, id)
+    if wait and report["state"] not in states.READY_STATES:
+        await_end(target, id, report, timeout)
+        report = look(target, id)
+    if asked.as_json:
+        print_json({**report, "exists": True})
+    else:
+        announce(target)
+        show(target, report, traceback=traceback)
+    return FAILURE if wait and report["state"] in states.PROPAGATE_STATES else 0
+
+
+def _empty(target: Target, id: str) -> dict[str, Any]:
+    return {
+        "store": target.store.name, "id": id, "state": UNKNOWN, "task": None, "result": None,
+        "error": None, "traceback": None, "ended": None, "messages": [], "attempts": [],
+        "dead_letter": None,
+    }  # fmt: skip
+
+
+def look(target: Target, id: str) -> dict[str, Any]:
+    """All that the store knows about a task, as one JSON object."""
+    from umbel import states
+    from umbel.exceptions import DecodeError
+    from umbel.message import result as result_message
+    from umbel.message.task import parse_time
+
+    report = _empty(target, id)
+    store = target.store
+    # A task moves from message to result, history and dead letter: read in that order, it cannot
+    # be missed on its way.
+    messages = _browse(target, id)
+    stored = store.results.get([id]).get(id)
+    attempts = store.state.history(id=id)[::-1]
+    letter = store.state.dead_letter(id)
+    if attempts:
+        report["task"] = attempts[-1].task
+        report["state"] = attempts[-1].state  # stands if no result was kept
+        report["ended"] = attempts[-1].at
+    if messages:
+        report["state"], report["ended"] = states.PENDING, None
+    if stored is not None:
+        report["state"] = stored.status
+        try:
+            meta = result_message.decode(stored.meta)
+            done = parse_time(meta.date_done)
+        except DecodeError as error:
+            raise Refusal(f"The stored result of {id} cannot be read: {error}") from error
+        report["ended"] = done
+        if stored.status in states.EXCEPTION_STATES:
+            failure = result_message.restore_exception(meta.result, {})
+            report["error"] = {"type": type(failure).__qualname__, "message": str(failure)}
+            report["traceback"] = meta.traceback
+        else:
+            report["result"] = meta.result
+        if stored.status in states.READY_STATES:
+            messages = _browse(target, id)  # it may have ended since
+    if messages:
+        report["task"] = _headers(messages[0])["task"]
+    report["messages"] = [_place(target, message) for message in messages]
+    report["attempts"] = [_attempt(entry) for entry in attempts]
+    if letter is not None and letter.id == id:
+        report["dead_letter"] = _letter(letter)
+        report["task"] = letter.task
+    return report
+
+
+def _browse(target: Target, id: str) -> list[Waiting]:
+    broker = target.store.broker
+    return broker.browse(id=id) if broker.browsable else []
+
+
+def _attempt(entry: HistoryEntry) -> dict[str, Any]:
+    return {
+        "state": entry.state, "ended": entry.at, "runtime": entry.runtime, "queue": entry.queue,
+        "worker": entry.worker, "retries": entry.retries, "error": entry.error,
+    }  # fmt: skip
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "number": letter.number, "reason": letter.reason, "detail": letter.detail,
+        "buried": letter.at, "deliveries": letter.deliveries,
+    }  # fmt: skip
+
+
+def _headers(message: Waiting) -> dict[str, Any]:
+    from umbel.exceptions import DecodeError
+    from umbel.message.task import decode_headers
+
+    try:
+        headers = decode_headers(message.payload)
+    except DecodeError:
+        return {"task": None, "ignore_result": None}
+    return {"task": headers.task, "ignore_result": headers.ignore_result}
+
+
+def _place(target: Target, message: Waiting) -> dict[str, Any]:
+    """Where a message is: ready, delayed or claimed."""
+    store = target.store
+    place: dict[str, Any] = {
+        "where": "ready", "queue": message.queue, "published": message.published,
+        "due": message.due, "worker": None, "worker_lives": None, "deliveries": message.deliveries,
+        "result_kept": not _headers(message)["ignore_result"],
+    }  # fmt: skip
+    live = {worker.number: worker for worker in live_workers(store)}
+    if message.worker is not None:
+        records = {worker.number: worker for worker in store.state.workers()}
+        holder = records.get(message.worker)
+        place["where"] = "claimed"
+        place["worker"] = str(message.worker) if holder is None else holder.node
+        place["worker_lives"] = message.worker in live
+    elif message.due is not None and message.due > time.time():
+        place["where"] = "delayed"
+    paused = {count.queue for count in store.broker.counts() if count.paused}
+    place["paused"] = message.queue in paused
+    place["served"] = any(message.queue in worker.queues for worker in live.values())
+    return place
+
+
+def await_end(target: Target, id: str, report: dict[str, Any], timeout: float | None) -> None:
+    """Wait; a `Refusal` if there is nothing to wait for, or after the time."""
+    from umbel import exceptions
+
+    if not report["messages"]:
+        raise Refusal(
+            f"Nothing to wait for: {target.store.name} holds no message and no result of {id}."
+        )
+    if not report["messages"][0]["result_kept"]:
+        raise Refusal(f"Nothing to wait for: {id} was sent with ignore_result.")
+    try:
+        target.app.AsyncResult(id).get(timeout, propagate=False)
+    except exceptions.TimeoutError as error:
+        raise Refusal(str(error)) from error
+
+
+def show(target: Target, report: dict[str, Any], *, traceback: bool) -> None:
+    """Print a report for people."""
+    from umbel import states
+
+    error, letter = report["error"], report["dead_letter"]
+    value = describe_value(report["result"]) if report["state"] == states.SUCCESS else None
+    print_pairs(
+        [
+            ("id", report["id"]),
+            ("task", report["task"]),
+            ("state", report["state"]),
+            ("result", value),
+            ("error", error and f"{error['type']}: {error['message']}"),
+            ("ended", report["ended"] and describe_moment(report["ended"])),
+            *(("where", _describe_place(target, place)) for place in report["messages"]),
+            ("dead letter", letter and _describe_letter(target, letter)),
+        ]
+    )
+    if report["state"] == UNKNOWN:
+        click.echo(f"There is nothing of this id in {target.store.name}: never sent, or expired.")
+    if report["attempts"]:
+        click.echo()
+        print_table(
+            ("ATTEMPT", "STATE", "ENDED", "TOOK", "WORKER", "ERROR"),
+            [
+                (
+                    number,
+                    attempt["state"],
+                    describe_moment(attempt["ended"]),
+                    "" if attempt["runtime"] is None else f"{attempt['runtime']:.3g} s",
+                    attempt["worker"],
+                    (attempt["error"] or "").partition("\n")[0],
+                )
+                for number, attempt in enumerate(report["attempts"], 1)
+            ],
+        )
+    if traceback and report["traceback"]:
+        click.echo(f"\n{report['traceback'].rstrip()}")
+
+
+def _describe_place(target: Target, place: dict[str, Any]) -> str:
+    queue = place["queue"]
+    if place["where"] == "claimed":
+        if place["worker_lives"]:
+            return f"claimed by {place['worker']} from the queue {queue}"
+        return f"claimed by {place['worker']}, which is dead; a live worker will take it over"
+    if place["where"] == "delayed":
+        text = f"due at {describe_moment(place['due'])} in the queue {queue}"
+    else:
+        age = describe_duration(time.time() - place["published"])
+        text = f"waiting in the queue {queue} for {age}"
+    if place["paused"]:
+        text += f"\nthe queue is paused; go on: {target.line(f'queues --resume {queue}')}"
+    if not place["served"]:
+        text += f"\nnobody serves it; start a worker: {target.line(f'worker -Q {queue}')}"
+    return text
+
+
+def _describe_letter(target: Target, letter: dict[str, Any]) -> str:
+    number = letter["number"]
+    return (
+        f"number {number}, {letter['reason']}: {letter['detail'].partition(chr(10))[0]}\n"
+        f"run it again: {target.line(f'dead replay {number}')}"
+    )

@@ -1,0 +1,248 @@
+"""`umbel worker`: run tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umbel import __version__
+from umbel.cli.errors import CANNOT_CREATE, Refusal
+from umbel.cli.invocation import Invocation, Target
+from umbel.cli.options import choose_queues, common_options, queue_options
+from umbel.cli.output import count, print_json, print_pairs
+
+if TYPE_CHECKING:
+    from umbel.pools.launch import ForkServer
+    from umbel.worker.supervisor import Supervisor
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of a worker, as they were given."""
+
+    concurrency: int | None
+    node: str | None
+    queues: tuple[str, ...]
+    excluded: tuple[str, ...]
+    log_level: str
+    log_file: str | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    max_tasks: int | None
+    max_memory: int | None
+    purge: bool
+    replace: bool
+
+
+def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """A node name with %h, %n, %d and %% replaced; without an @ it is the host's part (Celery)."""
+    if name is None:
+        return None
+    host = socket.gethostname()
+    short, _dot, domain = host.partition(".")
+    values = {"h": host, "n": short, "d": domain, "%": "%"}
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            known = "%h the host, %n its name, %d its domain, %% a percent sign"
+            raise click.BadParameter(f"{match[0]!r} in {name!r} is unknown; there are {known}.")
+        return values[match[1]]
+
+    expanded = re.sub(r"%(.?)", replace, name)
+    left, at, right = expanded.rpartition("@")
+    return f"{left if at and left else 'celery'}@{right or host}"
+
+
+def check_pool(_: click.Context, __: click.Parameter, name: str) -> None:
+    """Refuse the pools that are not there."""
+    if name != "prefork":
+        raise click.BadParameter(f"{name!r} is not there; this version has one pool: prefork.")
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes that run tasks; default: one for each core.",
+)
+@click.option(
+    "-n",
+    "--hostname",
+    "node",
+    metavar="NAME",
+    callback=expand_node_name,
+    help="The worker's name: w1@%h, with %h host, %n its name, %d its domain.",
+)
+@queue_options
+@click.option(
+    "-l",
+    "--loglevel",
+    "log_level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="WARNING",
+    show_default=True,
+)
+@click.option("-f", "--logfile", "log_file", metavar="FILE", help="Log here, not to stderr.")
+@click.option(
+    "-P",
+    "--pool",
+    default="prefork",
+    callback=check_pool,
+    expose_value=False,
+    help="How tasks are run: prefork, in processes.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Kill a task after so many seconds.",
+)
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Raise SoftTimeLimitExceeded in a task after so many seconds.",
+)
+@click.option(
+    "--max-tasks-per-child",
+    "max_tasks",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Replace a process after so many tasks.",
+)
+@click.option(
+    "--max-memory-per-child",
+    "max_memory",
+    type=click.IntRange(1),
+    metavar="KIB",
+    help="Replace a process that has used more memory, after its task.",
+)
+@click.option("--purge", is_flag=True, help="First drop what waits in this worker's queues.")
+@click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
+@common_options
+@click.pass_context
+def worker(ctx: click.Context, /, **options: Any) -> int:
+    """Run tasks until told to stop.
+
+    Once SIGTERM or Ctrl-C: end when what runs has ended. Twice, or SIGQUIT: stop now; what ran
+    goes back into its queue.
+    """  # fmt: skip
+    asked = ctx.ensure_object(Invocation)
+    names = options.pop("queues"), options.pop("excluded")
+    wishes = Wishes(queues=names[0], excluded=names[1], **options)
+    hard, soft = wishes.time_limit, wishes.soft_time_limit
+    if hard is not None and soft is not None and soft > hard:
+        raise click.UsageError("--soft-time-limit must not be above --time-limit.")
+    asked.enter()
+    # First of all: the fork server starts while this process goes on importing.
+    from umbel.pools.launch import ForkServer
+
+    server = ForkServer()
+    try:
+        return serve(asked, wishes, server)
+    except BaseException:
+        server.kill()  # it has no children yet, or has been closed with them
+        raise
+
+
+def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
+    """Run the worker; its exit code."""
+    target = asked.load()
+    app = target.app
+    queues = choose_queues(wishes.queues, wishes.excluded, app.conf.task_default_queue)
+    from umbel.pools.logs import set_up_logging
+    from umbel.worker.leases import NodeTaken
+    from umbel.worker.supervisor import Options, Supervisor
+
+    try:
+        set_up_logging(wishes.log_level, wishes.log_file)
+    except OSError as error:
+        message = f"The log file {wishes.log_file} cannot be written: {error.strerror}."
+        raise Refusal(message, CANNOT_CREATE) from error
+    if wishes.purge:
+        dropped = app.engine.broker.purge(queues)
+        tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
+             f"purged {count(dropped, 'message')} from {', '.join(queues)}")  # fmt: skip
+    supervisor = Supervisor(
+        app,
+        Options(
+            app_name=target.name,
+            node=wishes.node,
+            queues=queues,
+            concurrency=wishes.concurrency,
+            time_limit=wishes.time_limit,
+            soft_time_limit=wishes.soft_time_limit,
+            max_tasks_per_child=wishes.max_tasks,
+            max_memory_per_child=wishes.max_memory,
+            log_level=wishes.log_level,
+            log_file=wishes.log_file,
+            replace=wishes.replace,
+        ),
+        server,
+    )
+    introduce(asked, target, supervisor)
+
+    def ready() -> None:
+        seconds = round(time.monotonic() - asked.started, 3)
+        node = supervisor.incarnation.node
+        tell(asked, {"event": "ready", "seconds": seconds, "node": node, "pid": os.getpid()},
+             f"ready in {seconds:.2f} s as {node}")  # fmt: skip
+
+    try:
+        code = supervisor.run(ready)
+    except NodeTaken as error:
+        raise Refusal(str(error), CANNOT_CREATE) from error
+    tell(asked, {"event": "stopped", "exit_code": code}, "stopped")
+    return code
+
+
+def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None:
+    """The first lines."""
+    app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
+    if asked.as_json:
+        print_json(
+            {
+                "event": "starting",
+                "version": __version__,
+                "app": target.name,
+                "file": target.file,
+                "store": target.store.name,
+                "pool": "prefork",
+                "slots": slots,
+                "queues": queues,
+                "tasks": sorted(app.tasks),
+            }
+        )
+        return
+    hint = "" if app.tasks else ": does the app's module import those that hold its tasks?"
+    print_pairs(
+        [
+            ("umbel", __version__),
+            ("app", f"{target.name} ({target.file})"),
+            ("store", target.store.name),
+            ("pool", f"prefork, {count(slots, 'slot')}"),
+            ("queues", ", ".join(queues)),
+            ("tasks", f"{len(app.tasks)}{hint}"),
+        ],
+        err=True,
+    )
+
+
+def tell(asked: Invocation, event: dict[str, Any], text: str) -> None:
+    """Tell of an event: a JSON line on standard output, or text beside the log."""
+    if asked.as_json:
+        print_json(event)
+    else:
+        click.echo(text, err=True)
+    sys.stdout.flush()

@@ -1,0 +1,37 @@
+"""The result store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umbel.engines.broker import StoredResult
+from umbel.engines.memory.store import PipeWaker, Store
+
+
+class MemoryResults:
+    """`umbel.engines.results.ResultStore` inside one process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
+        """Results by id; see the contract."""
+        with self._store.lock:
+            return {id: found for id in ids if (found := self._store.result(id)) is not None}
+
+    def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:  # noqa: ARG002
+        """Store results; see the contract. Nothing here waits for a `timeout`."""
+        with self._store.lock:
+            for result in results:
+                self._store.store(result)
+            self._store.ring("result")
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove results; see the contract."""
+        with self._store.lock:
+            for id in ids:
+                self._store.results.pop(id, None)
+
+    def listen(self) -> PipeWaker:
+        """A waker for results; see the contract."""
+        return PipeWaker(self._store, "result")

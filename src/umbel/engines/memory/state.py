@@ -1,0 +1,183 @@
+"""The state store in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from heapq import heappop
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
+from umbel.engines.memory.store import Store
+from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
+
+HISTORY_AGE: Final = 7 * 86400.0
+
+
+class MemoryState:
+    """`umbel.engines.state.StateStore` inside one process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def register(self, record: WorkerRecord) -> int:
+        """Add an incarnation; see the contract."""
+        store = self._store
+        with store.lock:
+            for other in store.workers.values():
+                if other.node == record.node:
+                    raise NameTaken(other)
+            store.incarnations = number = store.incarnations + 1
+            store.workers[number] = msgspec.structs.replace(
+                record, number=number, renewals=0, dead=False
+            )
+            return number
+
+    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+        """Count the lease up; see the contract."""
+        store = self._store
+        with store.lock:
+            record = store.workers.get(worker)
+            if record is None or record.dead:
+                return False
+            store.workers[worker] = msgspec.structs.replace(
+                record,
+                renewals=record.renewals + 1,
+                queues=record.queues if queues is None else tuple(queues),
+            )
+            return True
+
+    def workers(self) -> list[WorkerRecord]:
+        """All incarnations; see the contract."""
+        with self._store.lock:
+            return list(self._store.workers.values())
+
+    def declare_dead(self, worker: int, *, renewals: int | None = None) -> bool:
+        """Bar an incarnation from claiming; see the contract."""
+        store = self._store
+        with store.lock:
+            record = store.workers.get(worker)
+            if record is None or renewals not in {None, record.renewals}:
+                return False
+            store.workers[worker] = msgspec.structs.replace(record, dead=True)
+            return True
+
+    def claims(self, worker: int, limit: int = 500) -> list[Delivery]:
+        """What an incarnation holds; see the contract."""
+        with self._store.lock:
+            held = self._store.claimed.get(worker, {})
+            return [held[number].delivery(worker) for number in sorted(held)[:limit]]
+
+    def unregister(self, worker: int) -> bool:
+        """Remove an incarnation that holds nothing; see the contract."""
+        with self._store.lock:
+            if worker in self._store.claimed:
+                return False
+            return self._store.workers.pop(worker, None) is not None
+
+    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+        """Revoke task ids; see the contract."""
+        store = self._store
+        waiting = []
+        with store.lock:
+            for result in results:
+                store.revoked.pop(result.id, None)
+                store.revocations += 1
+                store.revoked[result.id] = (store.revocations, until)
+                siblings = store.tasks.get(result.id, {})
+                gone = [held for held in siblings.values() if held.worker is None]
+                for held in gone:
+                    store.remove(held)
+                if gone:
+                    waiting.append(result.id)
+                    store.store(result)
+            store.ring("work")  # workers that read ahead look again
+            store.ring("result")
+        return waiting
+
+    def revocations(self, after: int) -> tuple[int, list[str]]:
+        """Ids revoked since a version; see the contract."""
+        store = self._store
+        now = time.time()
+        with store.lock:
+            ids = [
+                id
+                for id, (version, until) in store.revoked.items()
+                if version > after and until > now
+            ]
+            return store.revocations, ids
+
+    def pause(self, queue: str) -> None:
+        """Let nobody claim from a queue; see the contract."""
+        with self._store.lock:
+            self._store.paused.add(queue)
+
+    def resume(self, queue: str) -> bool:
+        """End a pause; see the contract."""
+        store = self._store
+        with store.lock:
+            was_paused = queue in store.paused
+            store.paused.discard(queue)
+            store.ring("work")
+            return was_paused
+
+    def dead_letters(self, *, limit: int = 100, task: str | None = None) -> list[DeadLetter]:
+        """Dead letters, newest first; see the contract."""
+        with self._store.lock:
+            newest = (letter for letter, _ in reversed(self._store.dead.values()))
+            chosen = (letter for letter in newest if task is None or letter.task == task)
+            return list(islice(chosen, limit))
+
+    def dead_letter(self, number_or_id: str) -> DeadLetter | None:
+        """One dead letter with its payload; see the contract."""
+        with self._store.lock:
+            for letter, message in reversed(self._store.dead.values()):
+                if number_or_id in {letter.id, str(letter.number)}:
+                    return msgspec.structs.replace(letter, payload=message.payload)
+        return None
+
+    def replay(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back; see the contract."""
+        store = self._store
+        done = 0
+        with store.lock:
+            for number in numbers:
+                found = store.dead.pop(number, None)
+                if found is not None:
+                    letter, message = found
+                    # Its FAILURE goes: the task is pending again.
+                    store.results.pop(letter.id, None)
+                    store.add(msgspec.structs.replace(message, due=None), time.time())
+                    done += 1
+            store.ring("work")
+        return done
+
+    def drop(self, numbers: Sequence[int]) -> int:
+        """Delete dead letters; see the contract."""
+        with self._store.lock:
+            return sum(self._store.dead.pop(number, None) is not None for number in numbers)
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
+        """Ended attempts, newest first; see the contract."""
+        with self._store.lock:
+            chosen = (e for e in reversed(self._store.history) if id is None or e.id == id)
+            return list(islice(chosen, limit))
+
+    def keep_house(self) -> bool:
+        """Drop what has outlived its time; see the contract."""
+        store = self._store
+        now = time.time()
+        with store.lock:
+            while store.expiring and store.expiring[0][0] <= now:
+                expires, id = heappop(store.expiring)
+                found = store.results.get(id)
+                if found is not None and found.expires == expires:
+                    del store.results[id]
+            for id in [id for id, (_, until) in store.revoked.items() if until <= now]:
+                del store.revoked[id]
+            while store.history and store.history[0].at < now - HISTORY_AGE:
+                store.history.popleft()
+        return False

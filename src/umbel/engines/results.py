@@ -1,0 +1,31 @@
+"""The contract of a result store: what became of a task, by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from umbel.engines.broker import StoredResult, Waker
+
+
+class ResultStore(Protocol):
+    """Results by task id. Safe for use from any number of threads and processes at once.
+
+    A stored SUCCESS is never overwritten (Celery's rule). An expired result is as absent.
+    """
+
+    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
+        """The results that are there, by id."""
+        ...
+
+    def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:
+        """Store results outside of a settlement (a task's own progress, a revocation)."""
+        ...
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove results."""
+        ...
+
+    def listen(self) -> Waker:
+        """A waker that fires when any result may have been stored since."""
+        ...

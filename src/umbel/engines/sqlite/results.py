@@ -1,0 +1,81 @@
+"""The result store on one SQLite file; the table is described in schema.sql."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from umbel import states
+from umbel.engines.broker import StoredResult
+from umbel.engines.sqlite.connection import Database
+from umbel.engines.sqlite.wake import Bell, FifoWaker
+
+PUT: Final = f"""
+INSERT INTO result (id, status, meta, expires) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET status = excluded.status, meta = excluded.meta,
+    expires = excluded.expires
+WHERE status <> '{states.SUCCESS}' OR result.expires <= ?
+"""  # noqa: S608  (a constant)
+"""The last value is the time: an expired SUCCESS is as absent."""
+FETCH: Final = 500
+"""Most ids asked for in one statement; SQLite before 3.32 takes 999 parameters."""
+
+
+class SqliteResults:
+    """`umbel.engines.results.ResultStore` on one file."""
+
+    def __init__(self, database: Database, bell: Bell) -> None:
+        self._database = database
+        self._bell = bell
+
+    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
+        """Results by id; see the contract."""
+        if len(ids) == 1:
+            rows = self._database.read(
+                lambda c: c.execute(
+                    "SELECT id, status, meta, expires FROM result WHERE id = ?", ids
+                ).fetchall()
+            )
+        else:
+            rows = self._database.read(lambda c: _fetch(c, ids))
+        now = time.time()
+        found = [StoredResult(*row) for row in rows]
+        return {r.id: r for r in found if r.expires is None or r.expires > now}
+
+    def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:
+        """Store results; see the contract."""
+        with self._database.write(timeout) as connection:
+            put_results(connection, results)
+        self._bell.ring()
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove results; see the contract."""
+        with self._database.write() as connection:
+            connection.executemany("DELETE FROM result WHERE id = ?", [(id,) for id in ids])
+
+    def listen(self) -> FifoWaker:
+        """A waker for results; see the contract."""
+        return self._bell.listen()
+
+
+def put_results(connection: sqlite3.Connection, results: Sequence[StoredResult]) -> None:
+    """Store results inside a transaction; a SUCCESS stays."""
+    if results:
+        now = time.time()
+        connection.executemany(PUT, [(r.id, r.status, r.meta, r.expires, now) for r in results])
+
+
+def _fetch(
+    connection: sqlite3.Connection, ids: Sequence[str]
+) -> list[tuple[str, str, bytes, float | None]]:
+    rows: list[tuple[str, str, bytes, float | None]] = []
+    for start in range(0, len(ids), FETCH):
+        part = ids[start : start + FETCH]
+        marks = ",".join("?" * len(part))
+        rows += connection.execute(
+            f"SELECT id, status, meta, expires FROM result WHERE id IN ({marks})",  # noqa: S608
+            part,
+        )
+    return rows

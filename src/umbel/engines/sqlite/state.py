@@ -1,0 +1,259 @@
+"""The state store on one SQLite file; the tables are described in schema.sql."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
+from umbel.engines.sqlite.broker import ROWS, delivery, revocations_version, tag_range
+from umbel.engines.sqlite.checkpoint import Checkpointer
+from umbel.engines.sqlite.connection import Database
+from umbel.engines.sqlite.results import put_results
+from umbel.engines.sqlite.wake import Bell
+from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
+
+HISTORY_AGE: Final = 7 * 86400.0
+HISTORY_ROWS: Final = 1_000_000
+
+CLAIMS = """
+SELECT number, worker, attempt, queue, payload, priority, deliveries, suspect, unknown_since, early
+FROM message WHERE worker = ? ORDER BY number LIMIT ?
+"""
+DEAD = "SELECT number, id, task, queue, reason, detail, at, deliveries"
+REPLAY = """
+INSERT INTO message (tag, queue, priority, published, payload)
+SELECT tag, queue, priority, ?, payload FROM dead WHERE number = ?
+ON CONFLICT (tag) DO NOTHING
+"""
+
+
+class SqliteState:
+    """`umbel.engines.state.StateStore` on one file."""
+
+    def __init__(
+        self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell
+    ) -> None:
+        self._database = database
+        self._checkpointer = checkpointer
+        self._work = work
+        self._results = results
+
+    def register(self, record: WorkerRecord) -> int:
+        """Add an incarnation; see the contract."""
+        with self._database.write() as connection:
+            row = connection.execute(
+                "SELECT number, renewals, dead, record FROM worker WHERE node = ?", (record.node,)
+            ).fetchone()
+            if row is not None:
+                raise NameTaken(_record(*row))
+            (number,) = connection.execute(
+                "INSERT INTO worker (node, record) VALUES (?, ?) RETURNING number",
+                (record.node, msgspec.json.encode(record)),
+            ).fetchone()
+        return int(number)
+
+    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+        """Count the lease up; see the contract."""
+        with self._database.write() as connection:
+            renewed = connection.execute(
+                "UPDATE worker SET renewals = renewals + 1 WHERE number = ? AND NOT dead",
+                (worker,),
+            ).rowcount
+            if renewed and queues is not None:
+                self._store_queues(connection, worker, queues)
+        return renewed == 1
+
+    def _store_queues(
+        self, connection: sqlite3.Connection, worker: int, queues: Sequence[str]
+    ) -> None:
+        (blob,) = connection.execute(
+            "SELECT record FROM worker WHERE number = ?", (worker,)
+        ).fetchone()
+        record = msgspec.json.decode(blob, type=WorkerRecord)
+        record = msgspec.structs.replace(record, queues=tuple(queues))
+        connection.execute(
+            "UPDATE worker SET record = ? WHERE number = ?", (msgspec.json.encode(record), worker)
+        )
+
+    def workers(self) -> list[WorkerRecord]:
+        """All incarnations; see the contract."""
+        rows = self._database.read(
+            lambda c: c.execute(
+                "SELECT number, renewals, dead, record FROM worker ORDER BY number"
+            ).fetchall()
+        )
+        return [_record(*row) for row in rows]
+
+    def declare_dead(self, worker: int, *, renewals: int | None = None) -> bool:
+        """Bar an incarnation from claiming; see the contract."""
+        with self._database.write() as connection:
+            changed = connection.execute(
+                "UPDATE worker SET dead = 1 WHERE number = ?1 AND (?2 IS NULL OR renewals = ?2)",
+                (worker, renewals),
+            ).rowcount
+        return changed == 1
+
+    def claims(self, worker: int, limit: int = 500) -> list[Delivery]:
+        """What an incarnation holds; see the contract."""
+        rows = self._database.read(lambda c: c.execute(CLAIMS, (worker, limit)).fetchall())
+        return [delivery(row) for row in rows]
+
+    def unregister(self, worker: int) -> bool:
+        """Remove an incarnation that holds nothing; see the contract."""
+        with self._database.write() as connection:
+            gone = connection.execute(
+                "DELETE FROM worker WHERE number = ?1 "
+                "AND NOT EXISTS (SELECT 1 FROM message WHERE worker = ?1)",
+                (worker,),
+            ).rowcount
+        return gone == 1
+
+    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+        """Revoke task ids; see the contract."""
+        waiting: list[str] = []
+        for start in range(0, len(results), ROWS):
+            with self._database.write() as connection:
+                waiting += _revoke(connection, results[start : start + ROWS], until)
+        self._work.ring()  # workers that read ahead look again
+        self._results.ring()
+        return waiting
+
+    def revocations(self, after: int) -> tuple[int, list[str]]:
+        """Ids revoked since a version; see the contract."""
+
+        def query(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+            # The version first: what comes in between is then told twice, not never.
+            version = revocations_version(connection)
+            rows = connection.execute(
+                "SELECT id FROM revocation WHERE number > ? AND until > ? ORDER BY number",
+                (after, time.time()),
+            )
+            return version, [id for (id,) in rows]
+
+        return self._database.read(query)
+
+    def pause(self, queue: str) -> None:
+        """Let nobody claim from a queue; see the contract."""
+        with self._database.write() as connection:
+            connection.execute("INSERT OR IGNORE INTO pause (queue) VALUES (?)", (queue,))
+
+    def resume(self, queue: str) -> bool:
+        """End a pause; see the contract."""
+        with self._database.write() as connection:
+            gone = connection.execute("DELETE FROM pause WHERE queue = ?", (queue,)).rowcount
+        self._work.ring()
+        return gone == 1
+
+    def dead_letters(self, *, limit: int = 100, task: str | None = None) -> list[DeadLetter]:
+        """Dead letters, newest first; see the contract."""
+        rows = self._database.read(
+            lambda c: c.execute(
+                f"{DEAD} FROM dead WHERE ?1 IS NULL OR task = ?1 ORDER BY number DESC LIMIT ?2",
+                (task, limit),
+            ).fetchall()
+        )
+        return [DeadLetter(*row) for row in rows]
+
+    def dead_letter(self, number_or_id: str) -> DeadLetter | None:
+        """One dead letter with its payload; see the contract."""
+        # Task ids may be long rows of digits; no number has more than 18.
+        short = number_or_id.isdecimal() and len(number_or_id) <= 18
+        number = int(number_or_id) if short else -1
+        row = self._database.read(
+            lambda c: c.execute(
+                f"{DEAD}, payload FROM dead WHERE number = ? OR id = ? ORDER BY number DESC",
+                (number, number_or_id),
+            ).fetchone()
+        )
+        return None if row is None else DeadLetter(*row)
+
+    def replay(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back; see the contract."""
+        done = 0
+        for start in range(0, len(numbers), ROWS):
+            with self._database.write() as connection:
+                now = time.time()
+                for number in numbers[start : start + ROWS]:
+                    # Its FAILURE goes: the task is pending again.
+                    connection.execute(
+                        "DELETE FROM result WHERE id = (SELECT id FROM dead WHERE number = ?)",
+                        (number,),
+                    )
+                    connection.execute(REPLAY, (now, number))
+                    done += connection.execute(
+                        "DELETE FROM dead WHERE number = ?", (number,)
+                    ).rowcount
+            self._work.ring()
+        return done
+
+    def drop(self, numbers: Sequence[int]) -> int:
+        """Delete dead letters; see the contract."""
+        done = 0
+        for start in range(0, len(numbers), ROWS):
+            part = numbers[start : start + ROWS]
+            with self._database.write() as connection:
+                done += connection.executemany(
+                    "DELETE FROM dead WHERE number = ?", [(number,) for number in part]
+                ).rowcount
+        return done
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
+        """Ended attempts, newest first; see the contract."""
+        where = "" if id is None else "WHERE id = ?"
+        values = (limit,) if id is None else (id, limit)
+        rows = self._database.read(
+            lambda c: c.execute(
+                "SELECT id, task, queue, state, at, runtime, worker, retries, error "  # noqa: S608
+                f"FROM history {where} ORDER BY number DESC LIMIT ?",
+                values,
+            ).fetchall()
+        )
+        return [HistoryEntry(*row) for row in rows]
+
+    def keep_house(self) -> bool:
+        """Drop what has outlived its time; see the contract."""
+        now = time.time()
+        with self._database.write() as connection:
+            execute = connection.execute
+            results = execute(
+                "DELETE FROM result WHERE id IN (SELECT id FROM result "
+                "WHERE expires IS NOT NULL AND expires < ? ORDER BY expires LIMIT ?)",
+                (now, ROWS),
+            ).rowcount
+            execute("DELETE FROM revocation WHERE until < ?", (now,))
+            (newest,) = execute("SELECT max(number) FROM history").fetchone()
+            entries = execute(
+                "DELETE FROM history WHERE number IN (SELECT number FROM history "
+                "ORDER BY number LIMIT ?) AND (at < ? OR number <= ?)",
+                (ROWS, now - HISTORY_AGE, (newest or 0) - HISTORY_ROWS),
+            ).rowcount
+        self._checkpointer.count_commit()
+        return ROWS in {results, entries}
+
+
+def _revoke(
+    connection: sqlite3.Connection, results: Sequence[StoredResult], until: float
+) -> list[str]:
+    waiting = []
+    for result in results:
+        connection.execute("DELETE FROM revocation WHERE id = ?", (result.id,))
+        connection.execute("INSERT INTO revocation (id, until) VALUES (?, ?)", (result.id, until))
+        where, values = tag_range(result.id)
+        gone = connection.execute(
+            f"DELETE FROM message WHERE {where} AND worker IS NULL",  # noqa: S608  (constants)
+            values,
+        ).rowcount
+        if gone:
+            waiting.append(result.id)
+            put_results(connection, [result])
+    return waiting
+
+
+def _record(number: int, renewals: int, dead: int, blob: bytes) -> WorkerRecord:
+    record = msgspec.json.decode(blob, type=WorkerRecord)
+    return msgspec.structs.replace(record, number=number, renewals=renewals, dead=bool(dead))

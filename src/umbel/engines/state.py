@@ -1,0 +1,181 @@
+"""The contract of a state store: who works, what is revoked, paused, dead, and what was.
+
+Leases are renewal counters. Nobody compares a stored time with a clock: a judge declares an
+incarnation dead after it has itself seen the counter stand still (`umbel.worker.leases`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from umbel.engines.broker import Broker, Delivery, HistoryEntry, StoredResult
+from umbel.engines.results import ResultStore
+
+
+class WorkerRecord(msgspec.Struct, frozen=True):
+    """One worker incarnation, as others see it."""
+
+    node: str
+    """Node name, `celery@host` by default."""
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    slots: int
+    lease: float
+    """Seconds for which the counter must stand still before the worker counts as dead."""
+    boot: str = ""
+    """Boot id of the host's kernel; with the four below, what proves a death on this host."""
+    run_file: str = ""
+    """Name of its run file in the engine's run directory: its lock and its slot table."""
+    device: int = 0
+    inode: int = 0
+    token: str = ""
+    """Random text at the start of the run file."""
+    number: int = 0
+    """The incarnation's number, given by `StateStore.register`."""
+    renewals: int = 0
+    dead: bool = False
+    """A judge has declared it dead and is putting its claims back."""
+    started: float = 0.0
+    """Unix time of registration."""
+
+
+class NameTaken(Exception):  # noqa: N818
+    """A record of that node name exists; `record` is it."""
+
+    def __init__(self, record: WorkerRecord) -> None:
+        super().__init__(record.node)
+        self.record = record
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that was taken out of circulation."""
+
+    number: int
+    id: str
+    task: str
+    queue: str
+    reason: str
+    detail: str
+    at: float
+    """Unix time of its burial."""
+    deliveries: int
+    payload: bytes = b""
+
+
+class StateStore(Protocol):
+    """Shared state beside the messages. Safe from any number of threads and processes."""
+
+    def register(self, record: WorkerRecord) -> int:
+        """Add an incarnation and return its number; `NameTaken` if one of that node is there."""
+        ...
+
+    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+        """Count the lease up by one; False if the incarnation is gone or declared dead."""
+        ...
+
+    def workers(self) -> list[WorkerRecord]:
+        """All incarnations on record."""
+        ...
+
+    def declare_dead(self, worker: int, *, renewals: int | None = None) -> bool:
+        """From here on the incarnation may not claim. False if it is gone.
+
+        With `renewals`: only if its counter still stands there (else False).
+        """
+        ...
+
+    def claims(self, worker: int, limit: int = 500) -> list[Delivery]:
+        """What an incarnation holds, to be settled on its behalf once it is dead."""
+        ...
+
+    def unregister(self, worker: int) -> bool:
+        """Remove the incarnation's record; False while it holds claims, or if it is gone."""
+        ...
+
+    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+        """Revoke task ids up to a Unix time; each result is what to store for a waiting one.
+
+        Waiting messages are removed at once, their results stored; running ones go on and
+        their follow-ups are refused at the next claim. Returns the ids that were waiting.
+        """
+        ...
+
+    def revocations(self, after: int) -> tuple[int, list[str]]:
+        """The set's version, which never goes back, and the ids revoked since version `after`."""
+        ...
+
+    def pause(self, queue: str) -> None:
+        """Let no worker claim from a queue until `resume`. What runs goes on."""
+        ...
+
+    def resume(self, queue: str) -> bool:
+        """End a pause; False if there was none."""
+        ...
+
+    def dead_letters(self, *, limit: int = 100, task: str | None = None) -> list[DeadLetter]:
+        """Dead letters, newest first, without their payloads."""
+        ...
+
+    def dead_letter(self, number_or_id: str) -> DeadLetter | None:
+        """One dead letter, whole, by its number or its task's id (the newest of that id)."""
+        ...
+
+    def replay(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back into their queues with a clean record; how many were there.
+
+        Their results are removed: the tasks are pending again.
+        """
+        ...
+
+    def drop(self, numbers: Sequence[int]) -> int:
+        """Delete dead letters for good; how many were there."""
+        ...
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
+        """Ended attempts, newest first."""
+        ...
+
+    def keep_house(self) -> bool:
+        """Drop what has outlived its time (results, history, revocations), a bounded step.
+
+        True if there is more to drop.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """An open store: one URL's broker, results and state."""
+
+    @property
+    def broker(self) -> Broker:
+        """Its messages."""
+        ...
+
+    @property
+    def results(self) -> ResultStore:
+        """Its results."""
+        ...
+
+    @property
+    def state(self) -> StateStore:
+        """Its shared state."""
+        ...
+
+    @property
+    def run_dir(self) -> Path:
+        """A directory on this host for run files."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The URL with its secrets masked, or a file's path: what people are shown."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and files. Waiting messages stay."""
+        ...

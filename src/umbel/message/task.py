@@ -1,0 +1,235 @@
+"""The task message: Celery's protocol 2 inside Kombu's envelope, as bytes and as values.
+
+The envelope is the JSON that Kombu writes on Redis; every engine stores these bytes as they are.
+Reading is tolerant where Celery's workers are, and fails with `DecodeError` where they crash.
+"""
+
+from __future__ import annotations
+
+import binascii
+import reprlib
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from umbel.exceptions import DecodeError
+from umbel.message import serializer
+
+CONTENT_TYPE: Final = "application/json"
+NO_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+"""The body's third item for a task with nothing to follow."""
+REPR_CHARACTERS: Final = 1024
+"""About how long `argsrepr` and `kwargsrepr` may be (Celery's limit)."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+"""What no database's integer is too small for."""
+
+
+class Headers(msgspec.Struct, gc=False):
+    """The headers of protocol 2, in the order in which Celery writes them."""
+
+    task: str
+    id: str
+    lang: str = "py"
+    shadow: str | None = None
+    eta: str | None = None
+    expires: str | None = None
+    group: str | None = None
+    group_index: Count | None = None
+    retries: Count | None = 0
+    timelimit: tuple[float | None, float | None] | None = (None, None)
+    """(hard, soft), in seconds."""
+    root_id: str | None = None
+    parent_id: str | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+    origin: str | None = None
+    ignore_result: bool | None = None
+    """None: the task's own setting decides."""
+    replaced_task_nesting: Count | None = 0
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = msgspec.field(default_factory=dict)
+
+
+class DeliveryInfo(msgspec.Struct, gc=False):
+    """Where a message was sent to."""
+
+    exchange: str = ""
+    routing_key: str = ""
+
+
+class Properties(msgspec.Struct, gc=False, omit_defaults=True):
+    """The message properties of an envelope."""
+
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    delivery_mode: int = msgspec.field(default_factory=lambda: 2)  # always written
+    delivery_info: DeliveryInfo = msgspec.field(default_factory=DeliveryInfo)
+    priority: int | None = msgspec.field(default_factory=lambda: 0)
+    body_encoding: str | None = None
+    delivery_tag: str | None = None
+    expiration: str | None = None
+    """Milliseconds as text; only when the message expires."""
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A whole message."""
+
+    headers: Headers
+    body: str
+    properties: Properties = msgspec.field(default_factory=Properties)
+    content_type: str | None = msgspec.field(default=None, name="content-type")
+    content_encoding: str | None = msgspec.field(default=None, name="content-encoding")
+
+
+class _HeadersOnly(msgspec.Struct, gc=False):
+    headers: Headers
+
+
+class Task(msgspec.Struct, gc=False):
+    """A decoded task message."""
+
+    headers: Headers
+    args: list[Any]
+    kwargs: dict[str, Any]
+    embed: dict[str, Any]
+    properties: Properties
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_decode_headers = msgspec.json.Decoder(_HeadersOnly).decode
+
+
+def encode(headers: Headers, body: bytes, properties: Properties) -> bytes:
+    """The envelope's bytes. `body` is the serialized three-item body."""
+    properties.body_encoding = "base64"
+    text = binascii.b2a_base64(body, newline=False).decode("ascii")
+    return _encode(Envelope(headers, text, properties, CONTENT_TYPE, "utf-8"))
+
+
+def decode_headers(payload: bytes | memoryview) -> Headers:
+    """Only the headers, for whoever need not look at the arguments. `DecodeError` if unusable."""
+    try:
+        return _decode_headers(payload).headers
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a task message of protocol 2: {error}") from error
+
+
+def decode(payload: bytes | memoryview) -> Task:
+    """The whole message. `DecodeError` says what is wrong with it."""
+    try:
+        envelope = _decode_envelope(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a task message of protocol 2: {error}") from error
+    if envelope.content_type != CONTENT_TYPE:
+        raise DecodeError(
+            f"content type {envelope.content_type!r} is not accepted, only {CONTENT_TYPE}"
+        )
+    return Task(envelope.headers, *decode_body(envelope), envelope.properties)
+
+
+def decode_body(envelope: Envelope) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Args, kwargs and embed of an envelope. `DecodeError` if the body is anything else."""
+    if envelope.properties.body_encoding == "base64":
+        try:
+            data = binascii.a2b_base64(envelope.body, strict_mode=True)
+        except (binascii.Error, ValueError) as error:
+            raise DecodeError(f"the body is not base64: {error}") from error
+    else:
+        data = envelope.body.encode("utf-8", "surrogatepass")
+    body = serializer.loads(data)
+    if not isinstance(body, list) or len(body) != 3:
+        found = f"{len(body)} items" if isinstance(body, list) else type(body).__name__
+        raise DecodeError(f"the body must be [args, kwargs, embed], three items; found {found}")
+    args, kwargs, embed = body
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise DecodeError(
+            "the body's args must be an array and its kwargs an object; found "
+            f"{type(args).__name__} and {type(kwargs).__name__}"
+        )
+    if embed is not None and not isinstance(embed, dict):
+        raise DecodeError(f"the body's third item must be an object; found {type(embed).__name__}")
+    return args, kwargs, embed or {}
+
+
+def encode_retry(
+    payload: bytes | memoryview,
+    *,
+    tag: str,
+    retries: int,
+    due: float | None,
+    body: bytes | None = None,
+    priority: int | None = None,
+    queue: str | None = None,
+) -> bytes:
+    """The message of a task's next attempt: the same but for what is given.
+
+    Headers that this package does not know stay, as Celery's workers keep them.
+    """
+    envelope = msgspec.json.decode(payload)
+    headers, properties = envelope["headers"], envelope.setdefault("properties", {})
+    headers["retries"] = retries
+    headers["eta"] = None if due is None else format_time(due)
+    headers["parent_id"] = headers.get("parent_id") or headers["id"]
+    properties["delivery_tag"] = tag
+    if priority is not None:
+        properties["priority"] = priority
+    if queue is not None:
+        properties["delivery_info"] = {"exchange": "", "routing_key": queue}
+    if body is not None:
+        properties["body_encoding"] = "base64"
+        envelope["body"] = binascii.b2a_base64(body, newline=False).decode("ascii")
+    return _encode(envelope)
+
+
+def format_time(seconds: float) -> str:
+    """A Unix time as ISO 8601 with the offset +00:00."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def parse_time(text: str | None) -> float | None:
+    """The Unix time of an ISO 8601 text; one without an offset means UTC, as Celery reads it.
+
+    `DecodeError` if it is no time.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise DecodeError(f"{text!r} is not a time in ISO 8601") from error
+
+
+class _Repr(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 50
+        self.maxstring = self.maxother = 200
+        self.maxlong = 100
+
+
+_repr = _Repr().repr
+_PLAIN: Final = frozenset({int, bool, float, type(None)})
+
+
+def describe(value: tuple[Any, ...] | dict[str, Any]) -> str:
+    """A short text of arguments for logs and monitors; nobody parses it."""
+    for item in value.values() if isinstance(value, dict) else value:
+        kind = type(item)
+        if kind in _PLAIN or (kind is str and len(item) < 100):
+            continue
+        try:
+            text = _repr(value)
+        except Exception as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
+            text = f"<repr failed: {type(error).__name__}>"
+        return _shorten(text)
+    return _shorten(repr(value))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "..."

@@ -1,0 +1,116 @@
+"""A child process: sets itself up, imports the app, and runs one slot until it is told to end."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Final, NoReturn
+
+from umbel.app.loading import load_app
+from umbel.engines.run_file import SlotTable
+from umbel.pools.link import READY, ChildEnd, Setup
+from umbel.pools.logs import set_up_logging
+from umbel.pools.pipeline import Pipeline
+from umbel.pools.prefork import MainThreadSlot
+
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+IMPORT_FAILED: Final = 70
+"""Exit code of a child whose app could not be imported (EX_SOFTWARE of sysexits.h)."""
+
+
+def main(slot: int, run_file: int, descriptors: list[int]) -> NoReturn:
+    """Run as the child that owns a slot. Descriptors: stream, tokens, file for stacks."""
+    code = 1
+    try:
+        stream, tokens, stacks = descriptors
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        os.setpgid(0, 0)
+        set_up_signals(stacks)
+        table = SlotTable(run_file)
+        os.register_at_fork(after_in_child=lambda: let_go(table, run_file))
+        link = ChildEnd(socket.socket(fileno=stream), socket.socket(fileno=tokens))
+        pipeline = prepare(link.read_setup())
+        link.send(READY)
+        MainThreadSlot(link, table, slot, pipeline, stacks).run()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  (nothing may unwind into the fork server)
+        traceback.print_exc()
+    finally:
+        leave(code)
+
+
+def prepare(setup: Setup) -> Pipeline:
+    """Import the app; what its deliveries go through."""
+    sys.path[:] = setup.path
+    try:
+        app = load_app(setup.app)
+    except Exception:  # noqa: BLE001  (the user's own import error, shown as it is)
+        traceback.print_exc()
+        sys.exit(IMPORT_FAILED)
+    set_up_logging(setup.log_level, setup.log_file)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what a task prints shows when it prints it
+    gc.unfreeze()
+    return Pipeline(app, setup)
+
+
+def let_go(table: SlotTable, run_file: int) -> None:
+    """In a process that a task has forked: it may outlive the worker and must not hold its lock."""
+    table.close()
+    os.close(run_file)
+
+
+def leave(code: int) -> NoReturn:
+    """End as a Python program does, without unwinding into the fork server's frames."""
+    try:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException:  # noqa: BLE001, S110  (a closed stream is no reason to stay)
+        pass
+    os._exit(code)
+
+
+def set_up_signals(stacks: int) -> None:
+    """Put the signals as a task expects them."""
+    for number in ENDINGS:
+        # A service manager's SIGTERM reaches the whole worker, and the supervisor alone decides
+        # what follows. A handler, because an ignored signal would stay ignored in programs.
+        signal.signal(number, lambda *_: None)
+    os.register_at_fork(
+        before=_hold_signals, after_in_parent=_release_signals, after_in_child=_default_signals
+    )
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # The last stack of a crash goes to the file for stacks.
+    faulthandler.enable(file=stacks, all_threads=True)
+
+
+_masks: list[set[signal.Signals | int]] = []
+
+
+def _hold_signals() -> None:
+    # Python forgets in a forked process what arrived before its handlers could run, so a process
+    # that is terminated as soon as it is there would stay: the signals wait for the end of fork().
+    _masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)))
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _default_signals() -> None:
+    """A process that a task has forked dies of a signal as any other does."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_DFL)
+    _release_signals()

@@ -1,0 +1,216 @@
+"""The link between the supervisor and a child: frames over a stream, tokens over datagrams.
+
+To the child, a frame is a delivery: its size, number and charged deliveries, then the broker's
+bytes. A frame alone lets nothing run: the child starts a delivery only after it has read that
+delivery's start token, eight bytes on a datagram socket whose reading end the supervisor holds
+too. Reading an unread token back recalls the delivery without a race, and after a crash an
+unread token proves that it had not started.
+
+From the child, a frame is an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from umbel.pools.launch import packet_pair
+
+DELIVERY: Final = struct.Struct("<IQI")
+"""Size of the payload, number, charged deliveries."""
+SIZE: Final = struct.Struct("<I")
+TOKEN: Final = struct.Struct("<Q")
+RETIRE: Final = 0
+"""The token that tells a child to end; no delivery has this number."""
+CHUNK: Final = 1 << 18
+BUFFER: Final = 1 << 20
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """The first frame to a child: what it needs to know before any delivery."""
+
+    app: str
+    """Where the app is, `module:attribute`."""
+    path: list[str]
+    """The supervisor's `sys.path`."""
+    node: str
+    log_level: str
+    log_file: str | None
+    report_memory: bool
+    """Tell the peak resident memory with each outcome."""
+
+
+Ending = Literal["success", "failure", "retry", "unknown", "undecodable"]
+
+
+class Outcome(msgspec.Struct, array_like=True, gc=False):
+    """How a delivery ended in a child."""
+
+    number: int
+    ending: Ending
+    runtime: float = 0.0
+    """Seconds inside the user's function."""
+    result: bytes | None = None
+    """The meta to store; None: nothing is to be stored."""
+    follow_up: tuple[str, float | None, bytes] | None = None
+    """Tag, due time and payload of the next attempt."""
+    error: str | None = None
+    memory: int = 0
+    """Peak resident memory in KiB, if it was asked for."""
+
+
+READY: Final = Outcome(0, "success")
+"""A child's first outcome: it has imported the app and waits for tokens."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Outcome).decode
+
+
+class ChildEnd:
+    """The link as a child sees it; blocking."""
+
+    def __init__(self, stream: socket.socket, tokens: socket.socket) -> None:
+        self._stream = stream
+        self._tokens = tokens
+        self._buffer = bytearray()
+        self._offset = 0
+
+    def read_setup(self) -> Setup:
+        """Wait for the first frame."""
+        size = SIZE.unpack(self._take(SIZE.size))[0]
+        return msgspec.msgpack.decode(self._take(size), type=Setup)
+
+    def next_token(self) -> int:
+        """Wait for a start token; RETIRE also when the supervisor is gone."""
+        token = self._tokens.recv(TOKEN.size)
+        return TOKEN.unpack(token)[0] if token else RETIRE
+
+    def payload(self, number: int) -> tuple[bytes, int]:
+        """The delivery of a token, and its charged deliveries; skips what was recalled."""
+        while True:
+            size, found, deliveries = DELIVERY.unpack(self._take(DELIVERY.size))
+            data = self._take(size)
+            if found == number:
+                return bytes(data), deliveries
+
+    def send(self, outcome: Outcome) -> None:
+        """Hand an outcome to the supervisor."""
+        data = _encode(outcome)
+        self._stream.sendall(SIZE.pack(len(data)) + data)
+
+    def _take(self, size: int) -> bytearray:
+        while len(self._buffer) - self._offset < size:
+            data = self._stream.recv(max(CHUNK, size))
+            if not data:
+                raise SystemExit(0)  # the supervisor is gone
+            del self._buffer[: self._offset]
+            self._offset = 0
+            self._buffer += data
+        end = self._offset + size
+        part = self._buffer[self._offset : end]
+        self._offset = end
+        return part
+
+
+class SupervisorEnd:
+    """The link as the supervisor sees it; never blocks."""
+
+    def __init__(self) -> None:
+        self._stream, self.child_stream = socket.socketpair()
+        self._tokens, self.child_tokens = packet_pair()
+        for end in (self._stream, self.child_stream):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self._stream.setblocking(False)
+        self._unsent = bytearray()
+        self._unread = bytearray()
+        self.at_end = False
+        """The child has closed its end."""
+
+    def fileno(self) -> int:
+        """The descriptor to wait on for outcomes."""
+        return self._stream.fileno()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the child's buffer had no room for yet."""
+        return len(self._unsent)
+
+    def give_setup(self, setup: Setup) -> None:
+        """Send the first frame."""
+        data = msgspec.msgpack.encode(setup)
+        self._unsent += SIZE.pack(len(data)) + data
+        self.flush()
+
+    def give(self, deliveries: list[tuple[int, int, bytes]]) -> None:
+        """Send deliveries (number, charged deliveries, payload) and their start tokens."""
+        for number, charged, payload in deliveries:
+            self._unsent += DELIVERY.pack(len(payload), number, charged)
+            self._unsent += payload
+        self.flush()
+        for number, _, _ in deliveries:
+            self._send_token(number)
+
+    def retire(self) -> None:
+        """Tell the child to end once it has done what it was given."""
+        self._send_token(RETIRE)
+
+    def _send_token(self, number: int) -> None:
+        # The child may have died: its exit is reported elsewhere.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._tokens.send(TOKEN.pack(number), socket.MSG_DONTWAIT)
+
+    def flush(self) -> None:
+        """Send as much of what is unsent as fits."""
+        if not self._unsent:
+            return
+        try:
+            sent = self._stream.send(self._unsent)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return
+        del self._unsent[:sent]
+
+    def recall(self) -> list[int]:
+        """Take back all deliveries that the child has not started; oldest first."""
+        numbers: list[int] = []
+        with contextlib.suppress(BlockingIOError):
+            while token := self.child_tokens.recv(TOKEN.size, socket.MSG_DONTWAIT):
+                numbers.append(TOKEN.unpack(token)[0])
+        if RETIRE in numbers:  # that one stands
+            numbers.remove(RETIRE)
+            self.retire()
+        return numbers
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The outcomes that have arrived."""
+        while True:
+            try:
+                data = self._stream.recv(CHUNK)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            self._unread += data
+            self.at_end = self.at_end or not data
+            if len(data) < CHUNK:
+                break
+        offset, end = 0, len(self._unread)
+        while end - offset >= SIZE.size:
+            (size,) = SIZE.unpack_from(self._unread, offset)
+            if end - offset - SIZE.size < size:
+                break
+            offset += SIZE.size
+            yield _decode(memoryview(self._unread)[offset : offset + size])
+            offset += size
+        del self._unread[:offset]
+
+    def close_child_ends(self) -> None:
+        """Let go of this process's copy of the child's stream, once the child has its own."""
+        self.child_stream.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        for end in (self._stream, self._tokens, self.child_stream, self.child_tokens):
+            end.close()

@@ -1,0 +1,229 @@
+"""The execution pipeline: a delivery's bytes in, its outcome out.
+
+decode → look the task up → set the request → call → turn what happened into an outcome.
+The call itself is the slot's, because how code is run is what tells pools apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Final
+
+from umbel import states
+from umbel.app import App, Task
+from umbel.app.request import Request, RetryPlan, current
+from umbel.exceptions import DecodeError, EncodeError, Retry
+from umbel.message import result as result_message
+from umbel.message import task as task_message
+from umbel.message.result import ErrorRecord, describe_exception, format_traceback
+from umbel.message.serializer import dumps
+from umbel.pools.link import Outcome, Setup
+
+logger = logging.getLogger("umbel.task")
+
+OURS: Final = frozenset({__package__, "asyncio"})
+"""Packages whose frames lie between the fork server and the user's function."""
+Call = Callable[[int, Task[..., Any], list[Any], dict[str, Any]], Any]
+
+
+class Pipeline:
+    """Executes deliveries of one app."""
+
+    def __init__(self, app: App, setup: Setup) -> None:
+        self._app = app
+        self._tasks = app.tasks
+        self._node = setup.node
+        self._report_memory = setup.report_memory
+
+    def execute(self, number: int, payload: bytes, deliveries: int, call: Call) -> Outcome:
+        """Run one delivery. Never raises what a task raised."""
+        try:
+            message = task_message.decode(payload)
+        except DecodeError as error:
+            return Outcome(number, "undecodable", error=str(error))
+        headers = message.headers
+        task = self._tasks.get(headers.task)
+        if task is None:
+            return Outcome(number, "unknown")
+        request = self._request(message, task, deliveries)
+        scope = current.set(request)
+        start = time.perf_counter()
+        failure: BaseException | None = None
+        value: Any = None
+        try:
+            # In a context of its own: what it sets does not leak into the next task.
+            value = copy_context().run(call, number, task, message.args, message.kwargs)
+        except BaseException as raised:  # noqa: BLE001  (SystemExit too ends only the task)
+            failure = raised.with_traceback(_own_frames_off(raised.__traceback__))
+        runtime = time.perf_counter() - start
+        try:
+            outcome = self._conclude(task, request, payload, message, value, failure)
+        finally:
+            current.reset(scope)
+        outcome.number, outcome.runtime = number, runtime
+        if self._report_memory:
+            outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return outcome
+
+    def _request(
+        self, message: task_message.Task, task: Task[..., Any], deliveries: int
+    ) -> Request:
+        headers, properties = message.headers, message.properties
+        info = properties.delivery_info
+        return Request(
+            headers.id,
+            headers.task,
+            message.args,
+            message.kwargs,
+            headers.retries or 0,
+            deliveries,
+            {
+                "exchange": info.exchange,
+                "routing_key": info.routing_key,
+                "priority": properties.priority,
+                "redelivered": deliveries > 0,
+            },
+            self._node,
+            headers.root_id,
+            headers.parent_id,
+            headers.eta,
+            headers.expires,
+            headers.timelimit or (None, None),
+            task.ignores_result(headers.ignore_result),
+            called_directly=False,
+        )
+
+    def _conclude(
+        self,
+        task: Task[..., Any],
+        request: Request,
+        payload: bytes,
+        message: task_message.Task,
+        value: Any,
+        error: BaseException | None,
+    ) -> Outcome:
+        """The outcome of what happened; a recorded retry outweighs all else."""
+        limit = self._app.conf.task_max_message_bytes
+        try:
+            if request.retry is not None:
+                follow_up = _follow_up(payload, message, request.retry, limit)
+                return self._conclude_retry(request, request.retry, follow_up)
+            if error is None:
+                return self._conclude_success(task, request, value)
+        except EncodeError as refusal:
+            what = "return value" if request.retry is None else "arguments for the retry"
+            error = _explain(task, what, refusal)
+        if isinstance(error, Retry):
+            error = RuntimeError(f"{task.name} raised Retry itself; call self.retry() instead")
+        return self._conclude_failure(task, request, error)
+
+    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
+        meta: bytes | None = None
+        if not request.ignore_result:
+            meta = result_message.encode_success(
+                request.id, value, time.time(), parent_id=request.parent_id
+            )
+            limit = self._app.conf.task_max_message_bytes
+            if len(meta) > limit:
+                raise EncodeError(_too_large(meta, limit))
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("Task %s[%s] succeeded", task.name, request.id)
+        return Outcome(0, "success", result=meta)
+
+    def _conclude_failure(
+        self, task: Task[..., Any], request: Request, error: BaseException
+    ) -> Outcome:
+        record = describe_exception(error)
+        summary = _summarize(record)
+        expected = isinstance(error, task.throws) if task.throws else False
+        try:
+            if expected:
+                logger.info("Task %s[%s] raised expected: %s", task.name, request.id, summary)
+            else:
+                logger.error(
+                    "Task %s[%s] raised: %s", task.name, request.id, summary, exc_info=error
+                )
+        except BaseException:  # noqa: BLE001  (no logging of the user's may cost the outcome)
+            logger.warning("Task %s[%s] raised %s", task.name, request.id, type(error).__name__)
+        meta = None
+        if not request.ignore_result:
+            meta = result_message.encode_failure(
+                request.id,
+                record,
+                time.time(),
+                format_traceback(error),
+                parent_id=request.parent_id,
+            )
+        return Outcome(0, "failure", result=meta, error=summary)
+
+    def _conclude_retry(self, request: Request, plan: RetryPlan, follow_up: FollowUp) -> Outcome:
+        cause = plan.exc or Retry("Retry")
+        record = describe_exception(cause)
+        summary = _summarize(record)
+        logger.info("Task %s[%s] retry: %s", request.task, request.id, summary)
+        meta = None
+        if not request.ignore_result:
+            meta = result_message.encode_failure(
+                request.id,
+                record,
+                None,
+                format_traceback(cause),
+                status=states.RETRY,
+                parent_id=request.parent_id,
+            )
+        return Outcome(0, "retry", result=meta, follow_up=follow_up, error=summary)
+
+
+def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback that starts in the user's code."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_globals.get("__package__") in OURS:
+        inner = inner.tb_next
+    return inner or frames
+
+
+FollowUp = tuple[str, float | None, bytes]
+
+
+def _follow_up(payload: bytes, message: task_message.Task, plan: RetryPlan, limit: int) -> FollowUp:
+    """The next attempt's tag, due time and message.
+
+    The tag is derived from this message's, so that storing it twice leaves one.
+    """
+    headers = message.headers
+    nonce = (message.properties.delivery_tag or "").rpartition(":")[2].partition(".")[0]
+    tag = f"{headers.id}:{nonce}.{plan.retries}"
+    body = None
+    if plan.args is not None or plan.kwargs is not None:
+        args = message.args if plan.args is None else plan.args
+        kwargs = message.kwargs if plan.kwargs is None else plan.kwargs
+        body = dumps((args, kwargs, message.embed))
+        if len(body) > limit:
+            raise EncodeError(_too_large(body, limit))
+    data = task_message.encode_retry(
+        payload, tag=tag, retries=plan.retries, due=plan.due, body=body
+    )
+    return tag, plan.due, data
+
+
+def _summarize(record: ErrorRecord) -> str:
+    text = f"{record['exc_type']}: {', '.join(map(str, record['exc_message']))}"[:500]
+    # A lone surrogate, as in a file's name that is no text, fits into no message.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _too_large(data: bytes, limit: int) -> str:
+    return (
+        f"{len(data) / 2**20:.1f} MiB, and {limit / 2**20:g} MiB is the limit "
+        "(task_max_message_bytes); store it in a file and pass its name"
+    )
+
+
+def _explain(task: Task[..., Any], what: str, refusal: EncodeError) -> EncodeError:
+    message = f"The {what} of {task.name} cannot be stored: {refusal}"
+    return EncodeError(message, refusal.problem, refusal.path, refusal.type_name)

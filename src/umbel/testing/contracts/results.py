@@ -1,0 +1,119 @@
+"""What a result store does."""
+
+# ruff: noqa: D102, S101  (tests: each name says what it shows)
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from umbel.engines.broker import Broker, Waker
+from umbel.engines.results import ResultStore
+from umbel.engines.state import Engine, StateStore
+from umbel.testing.contracts.values import (
+    FAR,
+    EngineContract,
+    claim_one,
+    fires,
+    message,
+    result,
+    settlement,
+)
+
+
+class ResultStoreContract(EngineContract):
+    """`umbel.engines.results.ResultStore`."""
+
+    def test_a_result_comes_back_as_it_was_put(self, results: ResultStore) -> None:
+        kept = result("é:1", "FAILURE", bytes(range(256)) * 4000, time.time() + FAR)
+        results.put([kept, result("b", meta=b"")])
+        assert results.get(["é:1"]) == {"é:1": kept}
+        assert results.get(["b"])["b"].expires is None
+
+    def test_only_what_is_there_is_found(self, results: ResultStore) -> None:
+        results.put([result("a"), result("c")])
+        assert results.get([]) == {}
+        assert results.get(["b"]) == {}
+        assert results.get(["c", "b", "a", "a"]) == {"a": result("a"), "c": result("c")}
+        results.put([])
+
+    def test_many_at_once(self, results: ResultStore) -> None:
+        ids = [f"task-{n}" for n in range(2500)]
+        results.put([result(id, meta=id.encode()) for id in ids])
+        found = results.get([*ids, "nobody"])
+        assert {id: r.meta for id, r in found.items()} == {id: id.encode() for id in ids}
+        results.forget(ids[1:])
+        assert list(results.get(ids)) == ids[:1]
+
+    @pytest.mark.parametrize("first", ["STARTED", "RETRY", "FAILURE", "REVOKED", "PROGRESS"])
+    def test_a_later_state_replaces_an_earlier_one(self, results: ResultStore, first: str) -> None:
+        expires = time.time() + FAR
+        results.put([result("a", first, b"1", expires)])
+        results.put([result("a", "FAILURE", b"2")])
+        assert results.get(["a"]) == {"a": result("a", "FAILURE", b"2")}
+        results.put([result("a", "STARTED", b"3"), result("a", "SUCCESS", b"4", expires)])
+        assert results.get(["a"]) == {"a": result("a", "SUCCESS", b"4", expires)}
+
+    @pytest.mark.parametrize("second", ["STARTED", "RETRY", "FAILURE", "REVOKED", "SUCCESS"])
+    def test_a_success_is_never_overwritten(
+        self, results: ResultStore, broker: Broker, state: StateStore, worker: int, second: str
+    ) -> None:
+        first = result("a", "SUCCESS", b"first", time.time() + FAR)
+        results.put([first, result("a", second, b"second")])
+        results.put([result("a", second, b"third")])
+        broker.publish([message("a")])
+        held = claim_one(broker, worker)
+        assert broker.settle([settlement(held, result=result("a", second, b"fourth"))]) == []
+        broker.publish([message("a", nonce="2")])
+        assert state.revoke([result("a", second, b"fifth")], until=time.time() + FAR) == ["a"]
+        assert results.get(["a"]) == {"a": first}
+
+    def test_an_expired_result_is_as_absent(self, results: ResultStore, state: StateStore) -> None:
+        now = time.time()
+        results.put([result("a", expires=now - 1), result("b", expires=now + FAR), result("c")])
+        results.put([result("d", "FAILURE", expires=now - 1)])
+        assert sorted(results.get(["a", "b", "c", "d"])) == ["b", "c"]
+        assert results.get(["a"]) == {}
+        # Another run of the same id may store its own result, over a SUCCESS too.
+        again = result("a", "FAILURE", b"again", now + FAR)
+        results.put([again])
+        assert results.get(["a"]) == {"a": again}
+        for _ in range(3):
+            state.keep_house()
+        assert sorted(results.get(["a", "b", "c", "d"])) == ["a", "b", "c"]
+
+    def test_a_result_expires_when_its_time_has_come(self, results: ResultStore) -> None:
+        expires = time.time() + 0.2
+        results.put([result("a", expires=expires)])
+        while time.time() <= expires:
+            time.sleep(0.01)
+        assert results.get(["a"]) == {}
+
+    def test_a_forgotten_result_is_gone(self, results: ResultStore) -> None:
+        results.put([result("a"), result("b")])
+        results.forget(["a", "nobody"])
+        results.forget([])
+        assert results.get(["a", "b"]) == {"b": result("b")}
+        results.put([result("a", "FAILURE")])
+        assert results.get(["a"]) == {"a": result("a", "FAILURE")}
+
+    def test_a_waker_fires_on_each_way_to_a_result(self, engine: Engine, worker: int) -> None:
+        waker: Waker = engine.results.listen()
+        try:
+            waker.drain()
+            assert not fires(waker, 0)
+            engine.results.put([result("a")])
+            assert fires(waker)
+            waker.drain()
+            assert not fires(waker, 0)
+            engine.broker.publish([message("b")])
+            held = claim_one(engine.broker, worker)
+            engine.broker.settle([settlement(held, result=result("b"))])
+            assert fires(waker)
+            waker.drain()
+            engine.broker.publish([message("c")])
+            engine.state.revoke([result("c", "REVOKED")], until=time.time() + FAR)
+            assert fires(waker)
+        finally:
+            waker.close()

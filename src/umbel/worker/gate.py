@@ -1,0 +1,104 @@
+"""From a claimed delivery to a decision: run it, or settle it at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+import msgspec
+
+from umbel.app import App
+from umbel.engines.broker import Delivery, Settlement
+from umbel.exceptions import DecodeError
+from umbel.message import task as task_message
+from umbel.message.task import Headers
+from umbel.worker.settle import Settler
+
+logger = logging.getLogger("umbel.worker")
+
+UNKNOWN_TRIES: Final = 6
+"""How often a message with an unknown task is looked at before its time is up."""
+
+
+class Held(msgspec.Struct, gc=False):
+    """A delivery that this worker will run, with what the supervisor needs to know of it."""
+
+    delivery: Delivery
+    headers: Headers
+    hard: float | None
+    soft: float | None
+    early: bool
+    """To be acknowledged before it starts."""
+    cost: float = 0.0
+    """Estimated run time in seconds."""
+    since: float = 0.0
+    """Monotonic time since which it waits for a slot."""
+    disowned: bool = False
+    """Its claim was lost with the lease: whatever its end, nothing of it is settled."""
+
+
+class Gate:
+    """Decides what becomes of each claimed delivery."""
+
+    def __init__(self, app: App, settler: Settler, hard: float | None, soft: float | None) -> None:
+        self._app = app
+        self._settler = settler
+        self._hard = app.conf.task_time_limit if hard is None else hard
+        self._soft = app.conf.task_soft_time_limit if soft is None else soft
+        self.revoked: set[str] = set()
+        self._told: set[str] = set()
+        self._version = 0
+
+    def learn_revocations(self, version: int) -> bool:
+        """Mirror the set of revoked ids up to a version; whether there was anything new."""
+        if version <= self._version:
+            return False
+        self._version, ids = self._app.engine.state.revocations(self._version)
+        self.revoked.update(ids)
+        return bool(ids)
+
+    def decide(self, delivery: Delivery) -> Held | Settlement:
+        """What to do with a delivery: run it, or this settlement instead."""
+        try:
+            headers = task_message.decode_headers(delivery.payload)
+            expires = task_message.parse_time(headers.expires)
+        except DecodeError as error:
+            return self._settler.undecodable(delivery, str(error))
+        if headers.id in self.revoked:
+            return self._settler.revoked(delivery, headers, "revoked")
+        if expires is not None and expires <= time.time():
+            return self._settler.revoked(delivery, headers, "expired")
+        task = self._app.tasks.get(headers.task)
+        if task is None:
+            return self.unknown(delivery, headers)
+        conf = self._app.conf
+        hard, soft = headers.timelimit or (None, None)
+        late = conf.task_acks_late if task.acks_late is None else task.acks_late
+        return Held(
+            delivery,
+            headers,
+            hard or task.time_limit or self._hard,
+            soft or task.soft_time_limit or self._soft,
+            not late,
+        )
+
+    def unknown(self, delivery: Delivery, headers: Headers) -> Settlement:
+        """Put it back for another worker that knows the task; after its time, bury it."""
+        now = time.time()
+        timeout = self._app.conf.task_unknown_timeout
+        since = delivery.unknown_since or now
+        if headers.task not in self._told:
+            self._told.add(headers.task)
+            logger.warning(
+                "No task %r is registered here; its messages go back for a worker that knows it, "
+                "and after %g s become dead letters (umbel dead)",
+                headers.task,
+                timeout,
+            )
+        if now - since >= timeout:
+            return self._settler.unknown(delivery, headers)
+        rest = timeout - (now - since)
+        return self._settler.put_back(
+            delivery, due=now + min(timeout / UNKNOWN_TRIES, rest), unknown_since=since
+        )

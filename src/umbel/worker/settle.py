@@ -1,0 +1,166 @@
+"""What the end of a delivery causes, as one settlement."""
+
+from __future__ import annotations
+
+import time
+
+from umbel import states
+from umbel.app import App
+from umbel.engines.broker import (
+    Acknowledge,
+    Bury,
+    Delivery,
+    HistoryEntry,
+    Message,
+    PutBack,
+    Settlement,
+    StoredResult,
+)
+from umbel.exceptions import (
+    DecodeError,
+    NotRegistered,
+    TaskRevokedError,
+    WorkerLostError,
+)
+from umbel.message import result as result_message
+from umbel.message.task import Headers
+from umbel.pools.link import Outcome
+
+STATES = {"success": states.SUCCESS, "failure": states.FAILURE, "retry": states.RETRY}
+
+
+class Settler:
+    """Builds settlements for one worker; it names the node in the history."""
+
+    def __init__(self, app: App, node: str) -> None:
+        self._app = app
+        self._conf = app.conf
+        self._node = node
+
+    def ended(self, delivery: Delivery, headers: Headers, outcome: Outcome) -> Settlement:
+        """The task's function has come to an end in a child."""
+        now = time.time()
+        state = STATES[outcome.ending]
+        result = None
+        if outcome.result is not None:
+            result = StoredResult(headers.id, state, outcome.result, self._expiry(now))
+        follow_ups: tuple[Message, ...] = ()
+        if outcome.follow_up is not None:
+            tag, due, payload = outcome.follow_up
+            follow_ups = (
+                Message(tag, headers.id, delivery.queue, payload, delivery.priority, due),
+            )
+        history = HistoryEntry(
+            headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self._node,
+            headers.retries or 0, outcome.error,
+        )  # fmt: skip
+        return Settlement(
+            delivery.number, delivery.worker, delivery.attempt, Acknowledge(), result, follow_ups,
+            history,
+        )  # fmt: skip
+
+    def failed(
+        self, delivery: Delivery, headers: Headers, error: Exception, stacks: str = ""
+    ) -> Settlement:
+        """The supervisor ended the task, at a limit or because its process died."""
+        return self._close(delivery, headers, Acknowledge(), states.FAILURE, error, stacks)
+
+    def lost(self, delivery: Delivery, headers: Headers, cause: str, stacks: str) -> Settlement:
+        """The task's process died under it: charge the attempt; at the limit, bury the message.
+
+        Acknowledged early, it must not run again and fails at once.
+        """
+        error = WorkerLostError(f"The process that ran {headers.task} was lost: {cause}")
+        if delivery.early:
+            return self.failed(delivery, headers, error, stacks)
+        charged = delivery.deliveries + 1
+        end: PutBack | Bury
+        if charged < self._conf.task_max_deliveries:
+            end = PutBack(deliveries=charged, suspect=True)
+            entry = self._entry(delivery, headers, "LOST", cause)
+            return Settlement(
+                delivery.number, delivery.worker, delivery.attempt, end, history=entry
+            )
+        detail = f"{charged} attempts killed their process; the last one was {cause}\n{stacks}"
+        end = Bury(headers.id, headers.task, "lost", detail, charged)
+        return self._close(delivery, headers, end, states.FAILURE, error, stacks)
+
+    def revoked(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
+        """It was revoked or has expired before it ran."""
+        error = TaskRevokedError(why)
+        return self._close(delivery, headers, Acknowledge(), states.REVOKED, error)
+
+    def unknown(self, delivery: Delivery, headers: Headers) -> Settlement:
+        """No worker has known its task for long enough."""
+        try:
+            self._app.lookup(headers.task)
+        except NotRegistered as error:
+            end = Bury(headers.id, headers.task, "unknown", str(error))
+            return self._close(delivery, headers, end, states.FAILURE, error)
+        return self.put_back(delivery)  # registered meanwhile
+
+    def undecodable(
+        self, delivery: Delivery, why: str, headers: Headers | None = None
+    ) -> Settlement:
+        """It is not a message that can be run."""
+        if headers is None:
+            end = Bury("", "", "undecodable", why)
+            return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
+        end = Bury(headers.id, headers.task, "undecodable", why)
+        return self._close(delivery, headers, end, states.FAILURE, DecodeError(why))
+
+    def put_back(
+        self,
+        delivery: Delivery,
+        *,
+        due: float | None = None,
+        suspect: bool | None = None,
+        unknown_since: float | None = None,
+    ) -> Settlement:
+        """It has not run here: hand it back uncharged."""
+        end = PutBack(due, None, suspect, unknown_since)
+        return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
+
+    def _close(
+        self,
+        delivery: Delivery,
+        headers: Headers,
+        end: Acknowledge | Bury,
+        state: str,
+        error: Exception,
+        stacks: str | None = None,
+    ) -> Settlement:
+        """The end of a task that no child could tell; with `stacks` there is a traceback."""
+        now = time.time()
+        result = None
+        if not self._ignores(headers):
+            record = result_message.describe_exception(error)
+            traceback = None
+            if stacks is not None:
+                traceback = f"{stacks}{record['exc_module']}.{record['exc_type']}: {error}\n"
+            meta = result_message.encode_failure(
+                headers.id, record, now, traceback, status=state, parent_id=headers.parent_id
+            )
+            result = StoredResult(headers.id, state, meta, self._expiry(now))
+        entry = self._entry(delivery, headers, state, str(error))
+        return Settlement(
+            delivery.number, delivery.worker, delivery.attempt, end, result, (), entry
+        )
+
+    def _ignores(self, headers: Headers) -> bool:
+        task = self._app.tasks.get(headers.task)
+        return (
+            bool(headers.ignore_result)
+            if task is None
+            else task.ignores_result(headers.ignore_result)
+        )
+
+    def _entry(self, delivery: Delivery, headers: Headers, state: str, error: str) -> HistoryEntry:
+        return HistoryEntry(
+            headers.id, headers.task, delivery.queue, state, time.time(), None, self._node,
+            headers.retries or 0, error[:500],
+        )  # fmt: skip
+
+    def _expiry(self, now: float) -> float | None:
+        expires = self._conf.result_expires
+        return None if expires is None else now + expires

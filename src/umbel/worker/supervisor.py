@@ -1,0 +1,551 @@
+"""The supervisor: one loop that reads outcomes, settles, claims and hands out.
+
+Outcomes are committed at once when no commit is in flight; while one is, more gather, and so
+batches form by themselves. The loop's thread is the only one that claims, dispatches and settles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from umbel.app import App
+from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
+from umbel.engines.run_file import SLOTS
+from umbel.engines.urls import connect_engine
+from umbel.exceptions import ImproperlyConfigured, OperationalError
+from umbel.pools.child import IMPORT_FAILED
+from umbel.pools.launch import ForkServer
+from umbel.pools.link import Outcome, Setup
+from umbel.worker.children import Child, Children, describe_exit, reap_orphans
+from umbel.worker.dispatch import READ_AHEAD, Dispatcher
+from umbel.worker.gate import Gate, Held
+from umbel.worker.leases import Incarnation, LeaseKeeper, NodeTaken
+from umbel.worker.limits import Limits
+from umbel.worker.settle import Settler
+
+logger = logging.getLogger("umbel.worker")
+
+SLOW_LOOK: Final = 1.0
+"""Seconds after which an idle worker looks for work even if nobody woke it."""
+STORE_RETRY: Final = 0.5
+"""Seconds between two tries when the store cannot be written."""
+UNRESPONSIVE: Final = 10.0
+"""Seconds after which a child that has work and does not start it is replaced."""
+SHORT_LIVED: Final = 1.0
+"""A child that dies sooner (s) without having run anything is replaced only after a pause."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a worker was asked for; None takes the setting's value."""
+
+    app_name: str
+    """Where its children find the app, `module:attribute`."""
+    node: str | None = None
+    queues: Sequence[str] = ()
+    concurrency: int | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    log_level: str = "WARNING"
+    log_file: str | None = None
+    replace: bool = False
+
+
+class Supervisor:
+    """One worker."""
+
+    def __init__(self, app: App, options: Options, server: ForkServer) -> None:
+        conf = app.conf
+        self.app = app
+        self.options = options
+        self.queues = tuple(options.queues) or (conf.task_default_queue,)
+        self.slots = options.concurrency or conf.worker_concurrency or available_processors()
+        if not 1 <= self.slots <= SLOTS:
+            raise ImproperlyConfigured(
+                f"A worker can have 1 to {SLOTS} slots, not {self.slots}; set worker_concurrency "
+                "or give -c."
+            )
+        max_tasks = options.max_tasks_per_child or conf.worker_max_tasks_per_child
+        self._max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
+        self._broker = app.engine.broker
+        self.incarnation = Incarnation(
+            app, options.node, self.queues, self.slots, conf.worker_lease
+        )
+        self._children = Children(server)
+        self._dispatcher = Dispatcher(self._children, max_tasks)
+        self._limits = Limits(self._children, conf.task_soft_time_limit_grace)
+        self._settlements: list[Settlement] = []
+        self._retry_at = 0.0
+        self._complaint = ""
+        self._dry = False
+        self._next_look = 0.0
+        self._next_due: float | None = None
+        self._next_limit: float | None = None
+        self._selector = selectors.DefaultSelector()
+        self._respawn: list[tuple[float, int]] = []
+        self._on_ready: Callable[[], None] | None = None
+        self._stopping: str | None = None
+        self._lease_lost = False
+        self._exit_code = 0
+
+    # ------------------------------------------------------------------ start and end
+
+    def run(self, on_ready: Callable[[], None]) -> int:
+        """Work until told to stop; the process's exit code. `on_ready` is called once."""
+        self._on_ready = on_ready
+        lease = self.app.conf.worker_lease
+        with contextlib.ExitStack() as ends:
+            ends.callback(self._children.close)
+            run_file = self.incarnation.register(replace=self.options.replace)
+            ends.callback(self._leave)
+            wake = ends.enter_context(self._signals())
+            self._settler = Settler(self.app, self.incarnation.node)
+            self._gate = Gate(
+                self.app, self._settler, self.options.time_limit, self.options.soft_time_limit
+            )
+            own_engine = connect_engine(self.app.broker_url)
+            ends.callback(own_engine.close)
+            keeper = LeaseKeeper(
+                self.app, self.incarnation, own_engine, lease, self._note_lost_lease
+            )
+            keeper.start()
+            ends.callback(keeper.stop)
+            self._waker = self._broker.listen()
+            ends.callback(self._stop_listening)
+            ends.callback(self._children.close)  # before the lease ends
+            self._children.hand_over(run_file.descriptor)
+            for slot in range(self.slots):
+                self._spawn(slot)
+            self._loop(wake)
+        return self._exit_code
+
+    def _stop_listening(self) -> None:
+        self._waker.close()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OperationalError):
+            self.incarnation.leave()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[socket.socket]:
+        """Handle signals while the loop runs; yields a socket that becomes readable on one."""
+        wake, rung = socket.socketpair()
+        wake.setblocking(False)
+        rung.setblocking(False)
+        before = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield wake
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before)
+            wake.close()
+            rung.close()
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGQUIT or self._stopping is not None:
+            self._stopping = "cold"
+        else:
+            self._stopping = "warm"
+
+    def _note_lost_lease(self) -> None:
+        self._lease_lost, self._dry = True, False
+
+    # ------------------------------------------------------------------ the loop
+
+    def _loop(self, wake: socket.socket) -> None:
+        for source in (self._children.control, wake, self._waker):
+            self._selector.register(source, selectors.EVENT_READ)
+        announced: str | None = None
+        while True:
+            self._listen(wake)
+            if not self._reap():
+                return
+            self._commit()
+            if self._stopping is not None:
+                if announced != self._stopping:
+                    announced = self._stopping
+                    self._begin_shutdown()
+                if not self._children.by_slot and (
+                    not self._settlements or self._stopping == "cold"
+                ):
+                    return
+            now = time.monotonic()
+            self._tend_children(now)
+            if os.getpid() == 1:
+                reap_orphans()
+            if self._stopping is None:
+                self._fetch(now)
+            self._hand_out(now)
+            self._next_limit = self._limits.enforce(time.monotonic())
+
+    def _listen(self, wake: socket.socket) -> None:
+        """Sleep until there is news, and take it in."""
+        for key, _ in self._selector.select(self._timeout()):
+            if isinstance(key.data, Child):
+                self._read_outcomes(key.data)
+            elif key.fileobj is self._waker:
+                self._waker.drain()
+                self._dry = False
+            elif key.fileobj is wake:
+                wake.recv(4096)
+
+    def _timeout(self) -> float:
+        """Seconds to sleep at most."""
+        now = time.monotonic()
+        if self._settlements:
+            return max(0.0, self._retry_at - now)
+        times = [now + SLOW_LOOK]
+        if self._stopping is None and self._dispatcher.capacity():
+            times.append(self._next_look)
+            if self._next_due is not None:
+                times.append(now + max(0.0, self._next_due - time.time()))
+        if self._next_limit is not None:
+            times.append(self._next_limit)
+        if self._dispatcher.waits() or self._has_unsent():
+            times.append(now + READ_AHEAD)
+        times += [when for when, _ in self._respawn]
+        return max(0.0, min(times) - now)
+
+    def _has_unsent(self) -> bool:
+        return any(child.link.unsent for child in self._children.by_slot.values())
+
+    # ------------------------------------------------------------------ outcomes and ends
+
+    def _read_outcomes(self, child: Child) -> None:
+        for outcome in child.link.outcomes():
+            if outcome.number == 0:
+                child.ready = True
+                if self._on_ready is not None and all(
+                    c.ready for c in self._children.by_slot.values()
+                ):
+                    self._on_ready()
+                    self._on_ready = None
+                continue
+            held = self._dispatcher.release(child, outcome.number)
+            if held is None:
+                continue  # settled otherwise already
+            child.done += 1
+            child.alone = False
+            self._dispatcher.learn(held, outcome.runtime)
+            if not held.disowned:
+                self._settlements.append(self._settlement(held, outcome))
+            if self._max_memory and outcome.memory > self._max_memory:
+                child.retiring = True
+        if child.link.at_end and not child.killed:
+            # It is ending, or its task has closed the worker's descriptors: no outcome can come.
+            self._selector.unregister(child.link)
+            self._children.kill(child)
+
+    def _settlement(self, held: Held, outcome: Outcome) -> Settlement:
+        if outcome.ending == "undecodable":
+            return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
+        if outcome.ending == "unknown":
+            return self._gate.unknown(held.delivery, held.headers)
+        return self._settler.ended(held.delivery, held.headers, outcome)
+
+    def _reap(self) -> bool:
+        """Deal with the children that have ended; False if the worker cannot go on."""
+        try:
+            reports = self._children.reports()
+        except ConnectionError:
+            logger.critical("The fork server has died; this worker ends and its work goes back")
+            self._children.abandon()
+            for child in self._children.by_slot.values():
+                self._read_outcomes(child)
+            self._commit()
+            self._exit_code = 1
+            return False
+        for child, report in reports:
+            if "unborn" in report:
+                logger.error(
+                    "No process could be started for slot %d: %s; trying again",
+                    child.slot,
+                    os.strerror(report["errno"]),
+                )
+                self._drop_child(child)
+                self._respawn.append((time.monotonic() + SHORT_LIVED, child.slot))
+            else:
+                self._child_ended(child, report)
+        return self._exit_code == 0 or self._stopping is not None
+
+    def _child_ended(self, child: Child, report: dict[str, int]) -> None:
+        self._read_outcomes(child)
+        self._dispatcher.take_back(child)
+        status, memory = report["status"], report["memory"]
+        for held in list(child.held.values()):  # what it had started and not ended: one at most
+            self._dispatcher.release(child, held.delivery.number)
+            if not held.disowned:
+                self._settlements.append(self._end_of(child, held, status, memory))
+        expected = child.told_to_end or child.killed
+        if not expected:
+            logger.error(
+                "Child %d (slot %d) was lost: %s",
+                child.pid,
+                child.slot,
+                describe_exit(status, memory),
+            )
+        self._drop_child(child)
+        if self._stopping is not None:
+            return
+        if not child.ready and os.waitstatus_to_exitcode(status) == IMPORT_FAILED:
+            logger.critical("A child could not import the app; see its traceback above")
+            if self._on_ready is not None:
+                self._stopping, self._exit_code = "cold", 1
+                return
+        hasty = not child.ready and time.monotonic() - child.born < SHORT_LIVED
+        pause = SHORT_LIVED if hasty and not expected else 0.0
+        self._respawn.append((time.monotonic() + pause, child.slot))
+
+    def _drop_child(self, child: Child) -> None:
+        with contextlib.suppress(KeyError):  # its link may have come to its end before
+            self._selector.unregister(child.link)
+        self._children.forget(child)
+
+    def _end_of(self, child: Child, held: Held, status: int, memory: int) -> Settlement:
+        """What becomes of the delivery that a child had started and not ended."""
+        delivery, headers = held.delivery, held.headers
+        if child.verdict is not None and child.verdict.number == delivery.number:
+            error = child.verdict.error
+            logger.error("Task %s[%s]: %r", headers.task, headers.id, error)
+            return self._settler.failed(delivery, headers, error, child.last_stacks())
+        if self._stopping == "cold" and child.killed and not held.early:
+            return self._settler.put_back(delivery)
+        cause = describe_exit(status, memory)
+        if not child.killed:
+            logger.error(
+                "Task %s[%s] was lost with its process: %s", headers.task, headers.id, cause
+            )
+        return self._settler.lost(delivery, headers, cause, child.last_stacks())
+
+    # ------------------------------------------------------------------ commits and claims
+
+    def _commit(self) -> None:
+        """Settle what has ended. While the store cannot be written, keep it and try again."""
+        if not self._settlements or time.monotonic() < self._retry_at:
+            return
+        try:
+            refused = self._broker.settle(self._settlements)
+        except OperationalError as error:
+            self._complain(error)
+            self._retry_at = time.monotonic() + STORE_RETRY
+            return
+        except Exception:
+            logger.exception("A batch of outcomes could not be stored; trying them one by one")
+            refused = self._commit_one_by_one()
+        self._complaint = ""
+        self._retry_at = 0.0
+        self._settlements.clear()
+        if refused:
+            logger.warning(
+                "%d outcomes were refused: their messages had been taken over", len(refused)
+            )
+
+    def _commit_one_by_one(self) -> list[int]:
+        """The net under `_commit`: one outcome that no store can take must not stop the others."""
+        refused: list[int] = []
+        for settlement in self._settlements:
+            try:
+                refused += self._broker.settle([settlement])
+            except OperationalError:
+                raise
+            except Exception as error:  # noqa: BLE001  (told above; its message is kept as it is)
+                end = Bury("", "", "undecodable", f"its outcome could not be stored: {error!r}")
+                buried = Settlement(settlement.number, settlement.worker, settlement.attempt, end)
+                refused += self._broker.settle([buried])
+        return refused
+
+    def _complain(self, error: Exception) -> None:
+        """Tell of a store that cannot be used, once for each reason."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            logger.warning(
+                "%s %d ended tasks are kept here; trying again every %g s",
+                error,
+                len(self._settlements),
+                STORE_RETRY,
+            )
+
+    def _fetch(self, now: float) -> None:
+        """Claim work for the free slots."""
+        due = self._next_due is not None and self._next_due <= time.time()
+        if self._retry_at or (self._dry and not due and now < self._next_look):
+            return
+        if self._lease_lost:
+            self._renew_incarnation()
+            return
+        want = self._dispatcher.capacity()
+        if not want:
+            return
+        self._waker.drain()
+        try:
+            claim = self._broker.claim(self.incarnation.number, self.queues, want)
+            self._dry = len(claim.deliveries) < want
+            self._next_due = claim.next_due
+            self._next_look = now + SLOW_LOOK
+            self._take_in(claim)
+        except LeaseLost:
+            self._lease_lost, self._dry = True, False
+        except OperationalError as error:
+            self._complain(error)
+            self._next_look, self._dry = now + STORE_RETRY, True
+
+    def _take_in(self, claim: Claim) -> None:
+        """Decide on each claimed delivery."""
+        decisions = []
+        try:
+            if self._gate.learn_revocations(claim.revocations):
+                self._drop_revoked()
+            decisions = [self._gate.decide(delivery) for delivery in claim.deliveries]
+            early = [d.delivery for d in decisions if isinstance(d, Held) and d.early]
+            lost = set(self._broker.accept(early)) if early else set()
+        except OperationalError:
+            # Nothing has started: all of it goes back as soon as the store can be written.
+            self._settlements += [self._settler.put_back(d) for d in claim.deliveries]
+            raise
+        for decision in decisions:
+            if isinstance(decision, Settlement):
+                self._settlements.append(decision)
+            elif decision.delivery.number not in lost:
+                self._dispatcher.add(decision)
+        self._commit()
+
+    def _drop_revoked(self) -> None:
+        """Look again at what was claimed before it was revoked and has not started."""
+        for child in self._children.by_slot.values():
+            self._dispatcher.take_back(child)
+        self._settlements += [
+            self._settler.revoked(held.delivery, held.headers, "revoked")
+            for held in self._dispatcher.drop(self._gate.revoked)
+        ]
+
+    def _renew_incarnation(self) -> None:
+        """A judge has declared this worker dead, or its store was replaced: start afresh."""
+        for child in self._children.by_slot.values():
+            self._dispatcher.recall(child)
+            for held in child.held.values():
+                held.disowned = True
+        self._dispatcher.empty()
+        self._settlements.clear()
+        try:
+            self.incarnation.register()
+            self._selector.unregister(self._waker)
+            self._waker.close()
+            self._waker = self._broker.listen()  # the old one is gone if the store was replaced
+            self._selector.register(self._waker, selectors.EVENT_READ)
+        except (OperationalError, NodeTaken) as error:
+            self._complain(error)
+            self._next_look, self._dry = time.monotonic() + STORE_RETRY, True
+        else:
+            logger.error(
+                "This worker was declared dead or its store was replaced; it goes on as number %d, "
+                "and what it was running will not be stored",
+                self.incarnation.number,
+            )
+            self._lease_lost = False
+
+    def _hand_out(self, now: float) -> None:
+        if self._retry_at:
+            return  # nothing new starts while ended tasks wait to be committed
+        self._dispatcher.rebalance(now)
+        plan = self._dispatcher.plan()
+        for child, gifts in plan:
+            child.link.give(
+                [(h.delivery.number, h.delivery.deliveries, h.delivery.payload) for h in gifts]
+            )
+        for held in self._dispatcher.hoarded(now):
+            self._settlements.append(self._settler.put_back(held.delivery))
+        self._commit()
+
+    # ------------------------------------------------------------------ children
+
+    def _spawn(self, slot: int) -> None:
+        setup = Setup(
+            self.options.app_name,
+            import_path(),
+            self.incarnation.node,
+            self.options.log_level,
+            self.options.log_file,
+            bool(self._max_memory),
+        )
+        try:
+            child = self._children.spawn(slot, setup)
+        except OSError as error:  # no descriptors left, for now
+            logger.error("No child could be started in slot %d: %s; trying again", slot, error)  # noqa: TRY400
+            self._respawn.append((time.monotonic() + SHORT_LIVED, slot))
+            return
+        self._selector.register(child.link, selectors.EVENT_READ, child)
+
+    def _tend_children(self, now: float) -> None:
+        """End those that are to be replaced, send what did not fit, start successors."""
+        for child in self._children.by_slot.values():
+            if child.link.unsent:
+                child.link.flush()
+            if self._is_stuck(child, now):
+                logger.error(
+                    "Child %d (slot %d) has not taken up work for %g s and is replaced",
+                    child.pid,
+                    child.slot,
+                    UNRESPONSIVE,
+                )
+                self._children.kill(child)
+            if child.retiring and child.ready and not child.held and not child.told_to_end:
+                child.told_to_end = True
+                child.link.retire()
+        due = [slot for when, slot in self._respawn if when <= now]
+        if due and self._stopping is None:
+            self._respawn = [entry for entry in self._respawn if entry[0] > now]
+            for slot in due:
+                self._spawn(slot)
+
+    def _is_stuck(self, child: Child, now: float) -> bool:
+        """Whether a child has work and runs none of it, for too long."""
+        number, _ = self._children.table.running(child.slot)
+        if number or not child.held or child.killed:
+            child.idle_since = now
+        return now - child.idle_since > UNRESPONSIVE
+
+    def _begin_shutdown(self) -> None:
+        logger.warning(
+            "%s shutdown: %s",
+            str(self._stopping).capitalize(),
+            "waiting for running tasks; once more to stop at once"
+            if self._stopping == "warm"
+            else "running tasks are stopped and go back into their queues",
+        )
+        self._respawn.clear()
+        dispatcher = self._dispatcher
+        for child in self._children.by_slot.values():
+            dispatcher.take_back(child)
+            child.retiring = True
+            if self._stopping == "cold" or not child.ready:
+                self._children.kill(child)
+        self._settlements += [self._settler.put_back(h.delivery) for h in dispatcher.empty()]
+        self._retry_at = 0.0
+        self._commit()
+
+
+def available_processors() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def import_path() -> list[str]:
+    """`sys.path` with the working directory spelled out."""
+    import sys
+
+    return [path or os.getcwd() for path in sys.path]

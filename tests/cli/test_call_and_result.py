@@ -1,0 +1,241 @@
+"""`umbel call` and `umbel result`."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Project, read_until_ready
+from umbel.engines.broker import HistoryEntry
+from umbel.message import task as task_message
+
+
+def stored(project: Project, id: str) -> task_message.Task:
+    with project.engine() as engine:
+        (message,) = engine.broker.browse(id=id)
+        return task_message.decode(message.payload)
+
+
+@pytest.mark.parametrize(
+    ("words", "args", "kwargs"),
+    [
+        (["2", "3"], [2, 3], {}),
+        (["-1", "-.5"], [-1, "-.5"], {}),
+        (["word", "y=[1, null]"], ["word"], {"y": [1, None]}),
+        (["x=a=b", 'y="5"'], [], {"x": "a=b", "y": "5"}),
+        (["-a", "[1]", "{}"], [1, {}], {}),
+        (["-k", '{"x": 1}', "y=2"], [], {"x": 1, "y": 2}),
+        (["--", "-x", "--json"], ["-x", "--json"], {}),
+    ],
+)
+def test_arguments(
+    project: Project, words: list[str], args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    id = project.say("call", "tasks.add", *words).strip()
+    message = stored(project, id)
+    assert (message.args, message.kwargs) == (args, kwargs)
+
+
+def test_options(project: Project) -> None:
+    line = ["--queue", "slow", "--priority", "7", "--task-id", "mine", "--countdown", "50",
+            "--expires", "99"]  # fmt: skip
+    before = time.time()
+    assert project.ask("call", "tasks.add", "1", "2", *line)["id"] == "mine"
+    headers = stored(project, "mine").headers
+    assert headers.expires is not None
+    expires = task_message.parse_time(headers.expires)
+    assert expires is not None
+    assert 99 <= expires - before < 120
+    with project.engine() as engine:
+        (message,) = engine.broker.browse(id="mine")
+    assert (message.queue, message.priority) == ("slow", 7)
+    assert message.due is not None
+    assert 50 <= message.due - before < 71
+    project.say("call", "tasks.add", "1", "2", "--task-id", "at", "--eta", "2099-01-01T00:00:00Z")
+    with project.engine() as engine:
+        (message,) = engine.broker.browse(id="at")
+    assert message.due == 4070908800.0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["tasks.add", "1"], "missing a required argument: 'y'. Nothing was queued."),
+        (["tasks.add", "1", "2", "--eta", "soon"], "'soon' is neither a number of seconds"),
+        (["tasks.add", "1", "2", "--priority", "10"], "10 is not in the range"),
+        (["tasks.add", "-a", "{}"], "{} is no array"),
+        (["tasks.add", "-k", "{"], "'{' is not JSON"),
+        (["tasks.add", "x=1", "x=2"], "'x' is given twice"),
+        (["tasks.add", "x=1", "-k", '{"x": 2}'], "'x' is given twice"),
+        (["tasks.add", "1", "--counntdown=2"], "No such option '--counntdown'"),
+        (["tasks.add", "1", "2", "--timeout", "2"], "--timeout says how long to --wait"),
+    ],
+)
+def test_usage_errors(project: Project, line: list[str], words: str) -> None:
+    assert words in project.ask("call", *line, code=64)["error"]["message"]
+    assert not project.store.exists() or project.ask("queues")["queues"] == []
+
+
+def test_an_unknown_task_is_sent_with_a_warning(project: Project) -> None:
+    done = project.run("call", "add", "1")
+    assert done.returncode == 0
+    assert "no task 'add'. The nearest that it has: tasks.add." in done.stderr
+    assert stored(project, done.stdout.strip()).headers.task == "add"
+    assert project.ask("call", "nowhere.at_all")["known"] is False
+    assert project.ask("call", "tasks.greet")["known"] is True
+
+
+def test_nothing_is_made_by_looking(project: Project) -> None:
+    for line in (["queues"], ["dead"], ["dead", "list"], ["result", "x"], ["purge", "-f"]):
+        assert project.say(*line).startswith(f"no store yet at {project.store}")
+        assert project.ask(*line)["exists"] is False
+    assert not project.store.parent.exists()
+
+
+def test_where_a_waiting_task_is(project: Project) -> None:
+    id = project.send("tasks.add", 1, 2)
+    text = project.say("result", id)
+    assert "PENDING" in text
+    assert "waiting in the queue celery for" in text
+    assert "nobody serves it; start a worker: umbel worker -Q celery" in text
+    (place,) = project.ask("result", id)["messages"]
+    assert (place["where"], place["queue"], place["served"]) == ("ready", "celery", False)
+    project.say("queues", "--pause", "celery")
+    text = project.say("result", id, "-A", "tasks")
+    assert "is paused; go on: umbel -A tasks queues --resume celery" in text
+
+
+def test_where_a_delayed_task_is(project: Project) -> None:
+    id = project.say("call", "tasks.add", "1", "2", "--countdown", "500").strip()
+    assert "due at " in project.say("result", id)
+    (place,) = project.ask("result", id)["messages"]
+    assert place["where"] == "delayed"
+    assert 400 < place["due"] - time.time() < 500
+
+
+def test_an_id_never_heard_of(project: Project) -> None:
+    project.say("call", "tasks.add", "1", "2")
+    id = str(uuid.uuid4())
+    assert "never sent, or expired" in project.say("result", id)
+    report = project.ask("result", id)
+    assert (report["state"], report["messages"], report["attempts"]) == ("UNKNOWN", [], [])
+    assert "Nothing to wait for" in project.refuse("result", id, "--wait", code=1)
+    quiet = project.say("call", "tasks.quiet").strip()
+    assert "sent with ignore_result" in project.refuse("result", quiet, "--wait", code=1)
+
+
+def test_a_task_in_the_hands_of_a_worker(project: Project, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    begun = tmp_path / "begun"
+    project.write("slow.py", "import os, time\nfrom tasks import app\n\n@app.task\n"
+                  f"def hold():\n    open({str(begun)!r}, 'w').close()\n"
+                  f"    while not os.path.exists({str(gate)!r}):\n        time.sleep(0.01)\n"
+                  )  # fmt: skip
+    with project.worker("-A", "slow", "-n", "w1@here"):
+        id = project.say("call", "slow.hold", "-A", "slow").strip()
+        while not begun.exists():
+            time.sleep(0.01)
+        assert "claimed by w1@here from the queue celery" in project.say("result", id)
+        (place,) = project.ask("result", id)["messages"]
+        assert (place["where"], place["worker_lives"]) == ("claimed", True)
+        (queue,) = project.ask("queues")["queues"]
+        assert (queue["claimed"], queue["workers"]) == (1, ["w1@here"])
+        complaint = project.refuse("result", id, "--wait", "--timeout", "0.1", code=1)
+        assert "has not ended after 0.1 s" in complaint
+        gate.touch()
+        assert project.ask("result", id, "--wait")["state"] == "SUCCESS"
+
+
+def test_a_task_whose_worker_was_killed(project: Project, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    project.write("slow.py", "import time\nfrom tasks import app\n\n@app.task\n"
+                  f"def hold():\n    open({str(begun)!r}, 'w').close()\n    time.sleep(60)\n"
+                  )  # fmt: skip
+    process = project.popen("worker", "-c", "1", "-A", "slow", "-n", "w1@here")
+    read_until_ready(process)
+    id = project.send("slow.hold")
+    while not begun.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=10)  # its children hold the pipes: they have gone too
+    assert "claimed by w1@here, which is dead" in project.say("result", id)
+    (place,) = project.ask("result", id)["messages"]
+    assert (place["worker"], place["worker_lives"], place["served"]) == ("w1@here", False, False)
+    (queue,) = project.ask("queues")["queues"]
+    assert (queue["claimed"], queue["workers"]) == (1, [])
+
+
+def test_a_command_as_people_start_it(project: Project) -> None:
+    id, _ = project.popen("call", "tasks.add", "2", "3").communicate(timeout=30)
+    out, err = project.popen("result", "--json", id.strip()).communicate(timeout=30)
+    assert json.loads(out)["messages"][0]["where"] == "ready"
+    assert err == ""
+
+
+def test_results_of_a_worker(project: Project) -> None:
+    with project.worker():
+        done = project.run("call", "tasks.add", "2", "3", "--wait")
+        assert (done.returncode, done.stdout) == (0, "5\n")
+        id = done.stderr.strip()
+        assert project.say("call", "tasks.greet", "name=Ann", "--wait") == "hello Ann\n"
+
+        failed = project.run("call", "tasks.fail", "--wait")
+        assert (failed.returncode, failed.stdout) == (1, "")
+        assert failed.stderr.rstrip().endswith("ValueError: no such luck")
+        assert "in fail" in failed.stderr
+        report = project.ask("call", "tasks.fail", "--wait", code=1)
+        assert report["error"]["message"] == "no such luck"
+        assert report["state"] == "FAILURE"
+
+        quiet = project.say("call", "tasks.quiet").strip()
+        project.say("call", "tasks.greet", "--wait")  # one slot: quiet has ended
+
+    text = project.say("result", id)
+    assert "SUCCESS" in text
+    assert "result  5\n" in text
+    shown = project.ask("result", id)
+    assert (shown["task"], shown["result"], shown["error"]) == ("tasks.add", 5, None)
+    assert abs(shown["ended"] - time.time()) < 60
+    (attempt,) = shown["attempts"]
+    assert (attempt["state"], attempt["retries"]) == ("SUCCESS", 0)
+    assert attempt["runtime"] < 1
+
+    id = report["id"]
+    text = project.say("result", id)
+    assert "ValueError: no such luck" in text
+    assert "in fail" not in text
+    assert "in fail" in project.say("result", id, "--traceback")
+    assert project.ask("result", id)["error"] == {"type": "ValueError", "message": "no such luck"}
+    assert project.ask("result", id, "--wait", code=1)["state"] == "FAILURE"
+
+    shown = project.ask("result", quiet)  # no result was kept, but what it did is known
+    assert (shown["state"], shown["result"], shown["task"]) == ("SUCCESS", None, "tasks.quiet")
+
+
+def test_attempts_come_oldest_first(project: Project) -> None:
+    id = project.send("tasks.add", 1, 2)
+    with project.engine() as engine, engine._database.write() as connection:
+        for retries, state in enumerate(("RETRY", "FAILURE")):
+            entry = HistoryEntry(id, "tasks.add", "celery", state, 1e9 + retries, 0.5, "w1",
+                                 retries, "ValueError: x\nmore")  # fmt: skip
+            values = tuple(getattr(entry, field) for field in entry.__struct_fields__)
+            names = ", ".join(entry.__struct_fields__)
+            marks = ", ".join("?" * len(values))
+            connection.execute(f"INSERT INTO history ({names}) VALUES ({marks})", values)
+    states = [attempt["state"] for attempt in project.ask("result", id)["attempts"]]
+    assert states == ["RETRY", "FAILURE"]
+    lines = project.say("result", id).splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["1", "RETRY"], ["2", "FAILURE"]]
+    assert lines[-1].endswith("ValueError: x")
+
+
+def test_errors_are_json_before_the_command_too(project: Project) -> None:
+    done = project.run("--json", "call")
+    assert done.returncode == 64
+    assert json.loads(done.stdout)["error"]["exit_code"] == 64
+    assert done.stderr == ""

@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+
+import pytest
+
+from umbel.engines.memory import MemoryEngine
+from umbel.testing.contracts import (
+    BrokerContract,
+    ResultStoreContract,
+    SettlementContract,
+    StateStoreContract,
+)
+
+
+class OnMemory:
+    @pytest.fixture
+    def engine(self) -> Iterator[MemoryEngine]:
+        engine = MemoryEngine("contract")
+        yield engine
+        engine.close()
+
+
+class TestBroker(OnMemory, BrokerContract):
+    pass
+
+
+class TestSettlements(OnMemory, SettlementContract):
+    pass
+
+
+class TestResults(OnMemory, ResultStoreContract):
+    pass
+
+
+class TestState(OnMemory, StateStoreContract):
+    pass

@@ -1,0 +1,46 @@
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from umbel.engines.sqlite import SqliteEngine
+from umbel.testing.contracts import (
+    BrokerContract,
+    ResultStoreContract,
+    SettlementContract,
+    SharingContract,
+    StateStoreContract,
+)
+
+
+class OnSqlite:
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> partial[SqliteEngine]:
+        return partial(SqliteEngine, tmp_path / "queue.db")
+
+    @pytest.fixture
+    def engine(self, opener: partial[SqliteEngine]) -> Iterator[SqliteEngine]:
+        engine = opener()
+        yield engine
+        engine.close()
+
+
+class TestBroker(OnSqlite, BrokerContract):
+    pass
+
+
+class TestSettlements(OnSqlite, SettlementContract):
+    pass
+
+
+class TestResults(OnSqlite, ResultStoreContract):
+    pass
+
+
+class TestState(OnSqlite, StateStoreContract):
+    pass
+
+
+class TestSharing(OnSqlite, SharingContract):
+    pass
