@@ -216,6 +216,33 @@ def lost_lease_ignored() -> None:
     swap(Supervisor, "_renew_incarnation", stand_still)
 
 
+@plant
+def no_fence() -> None:
+    """Whatever is settled is believed, and a worker never learns that it was declared dead."""
+    from umbel.engines.sqlite import broker
+
+    swap(broker, "ACKNOWLEDGE", "DELETE FROM message WHERE number = ? AND (1 OR ? OR ?)")
+    lost_lease_ignored()
+
+
+@plant
+def orphans() -> None:
+    """Nobody ends the children when their supervisor or fork server is gone."""
+    from umbel.pools import forkserver, link
+    from umbel.worker import children
+
+    def wait_for_ever(self: Any) -> int:
+        token = self._tokens.recv(link.TOKEN.size)
+        while not token:
+            time.sleep(1)
+        return int(link.TOKEN.unpack(token)[0])
+
+    swap(children.Children, "abandon", lambda self: None)
+    swap(forkserver, "die_with_parent", lambda parent: None)
+    swap(forkserver, "send_signal", lambda pid, number: None)
+    swap(link.ChildEnd, "next_token", wait_for_ever)
+
+
 # ----------------------------------------------------------------------------- poison and its cause
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import RecordProof, Rounds
 from tests.faults.oracle import Run, Verdict, wait_until
-from tests.faults.processes import Project, Worker
+from tests.faults.processes import Project, Worker, is_running
 
 PRODUCERS = 2
 RESUME = 2.0
@@ -97,6 +97,23 @@ def has_server(worker: Worker) -> bool:
 
 def is_of(server: int, run: Run) -> bool:
     return run.server == server
+
+
+@pytest.mark.parametrize("target", ["supervisor", "fork server"])
+def test_children_end_with_their_worker(project: Project, target: str) -> None:
+    """Whatever they are in the middle of: their tasks are about to run elsewhere."""
+    worker = project.worker()
+    jobs = [project.send("work", 30.0) for _ in range(project.slots)]
+    project.wait_for_runs([job.id for job in jobs])
+    tree = worker.tree()
+    project.kill_worker(worker, target=target)
+    worker.wait()
+    wait_until(lambda: not any(map(is_running, tree)), "the end of the whole worker", 2.0)
+
+
+@pytest.mark.parametrize("target", ["supervisor", "fork server"])
+def test_planted_orphans_are_seen(see_plant: Callable[..., None], target: str) -> None:
+    see_plant("orphans", test_children_end_with_their_worker, "the end of the whole", target)
 
 
 def test_kill_of_a_producer(project: Project, rounds: Rounds, record_proof: RecordProof) -> None:

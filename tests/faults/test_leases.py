@@ -213,6 +213,7 @@ def test_planted_bug_is_seen(
     [
         ("no_leases", "2 starts"),
         ("lost_lease_ignored", "has not ended"),
+        ("no_fence", "stale worker's"),
     ],
 )
 def test_planted_bug_is_seen_by_a_stopped_worker(

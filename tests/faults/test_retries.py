@@ -50,13 +50,20 @@ def test_each_retry_is_one_message(
     record_proof(runs=len(runs), most_messages=most)
 
 
-@pytest.mark.parametrize("task", ["retry_twice_over", "retry_swallowed", "retry_without_throw"])
-@pytest.mark.parametrize("plant", ["retry_as_message", "retry_by_exception"])
+@pytest.mark.parametrize(
+    ("plant", "task"),
+    [
+        ("retry_as_message", "retry_twice_over"),
+        ("retry_as_message", "retry_swallowed"),
+        ("retry_as_message", "retry_without_throw"),
+        # The second Retry of retry_twice_over leaves the function: this bug does not show in it.
+        ("retry_by_exception", "retry_swallowed"),
+        ("retry_by_exception", "retry_without_throw"),
+    ],
+)
 def test_planted_bug_is_seen(
     see_plant: Callable[..., None], record_nothing: RecordProof, plant: str, task: str
 ) -> None:
-    if plant == "retry_by_exception" and task == "retry_twice_over":
-        pytest.skip("its second Retry leaves the function: that bug does not show in it")
     end = "SUCCESS" if task == "retry_swallowed" else "FAILURE"
     see_plant(
         plant,

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -465,12 +466,6 @@ def test_forks_between_the_commits_of_threads(engine: SqliteEngine, path: Path) 
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def wait_for_checkpoint() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "umbel-checkpoint":
-            thread.join()
-
-
 @pytest.mark.parametrize("batch", [500, 25])
 def test_the_log_stays_bounded(
     engine: SqliteEngine, path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
@@ -482,7 +477,7 @@ def test_the_log_stays_bounded(
         engine.broker.publish([Message(id.strip(), "", "q", id.encode()) for id in ids])
         longest = max(longest, log_size(f"{path}-wal"))
     assert 8 << 20 < longest < 64 << 20  # 100 MB and more go through it
-    wait_for_checkpoint()
+    checkpoint._finish()
     assert Checkpointer(path, engine.run_dir).run()
     assert log_size(f"{path}-wal") == 0
 
@@ -495,8 +490,22 @@ def test_the_log_of_short_lived_producers_stays_bounded(engine: SqliteEngine, pa
         producer.broker.publish([Message(f"{n}:1", f"{n}", "q", bytes(1_000_000))])
         producer.close()
         longest = max(longest, log_size(f"{path}-wal"))
-        wait_for_checkpoint()
+        checkpoint._finish()
     assert LONG < longest < 2 * LONG
+
+
+def test_a_process_that_ends_at_once_shortens_the_log(engine: SqliteEngine, path: Path) -> None:
+    engine.broker.counts()  # the last one to close the store would shorten it anyway
+    program = f"""
+from umbel.engines.broker import Message
+from umbel.engines.sqlite import SqliteEngine
+from pathlib import Path
+engine = SqliteEngine(Path({str(path)!r}))
+for n in range({checkpoint.LOOK_EVERY + 1}):
+    engine.broker.publish([Message(f"{{n}}:1", f"{{n}}", "q", bytes(5_000_000))])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert log_size(f"{path}-wal") == 0
 
 
 def run_checkpoint(pipe: Connection, path: Path, run_dir: Path) -> None:

@@ -74,7 +74,7 @@ class StateStore(Protocol):
         """Add an incarnation and return its number; `NameTaken` if one of that node is there."""
         ...
 
-    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+    def renew(self, worker: int) -> bool:
         """Count the lease up by one; False if the incarnation is gone or declared dead."""
         ...
 

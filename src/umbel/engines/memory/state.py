@@ -36,18 +36,15 @@ class MemoryState:
             )
             return number
 
-    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+    def renew(self, worker: int) -> bool:
         """Count the lease up; see the contract."""
         store = self._store
         with store.lock:
             record = store.workers.get(worker)
             if record is None or record.dead:
                 return False
-            store.workers[worker] = msgspec.structs.replace(
-                record,
-                renewals=record.renewals + 1,
-                queues=record.queues if queues is None else tuple(queues),
-            )
+            renewals = record.renewals + 1
+            store.workers[worker] = msgspec.structs.replace(record, renewals=renewals)
             return True
 
     def workers(self) -> list[WorkerRecord]:

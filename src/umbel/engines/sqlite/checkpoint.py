@@ -8,12 +8,15 @@ writers; the second empties the log.
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import contextlib
 import fcntl
 import os
 import sqlite3
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Final
 
@@ -55,13 +58,21 @@ class Checkpointer:
             return
         size = log_size(self._log)
         if size > LONG and not self._lock.locked():
-            # Not a daemon: a short-lived process that finds the log long still shortens it.
-            thread = threading.Thread(target=self.run, name="umbel-checkpoint")
-            # No thread to be had (the process is ending): the next one that looks does it.
+            _unfinished.add(self)
+            # Not threading.Thread: a signal handler that raises within its start() (a soft limit,
+            # Ctrl-C) breaks threading's tables, and with them the thread.
+            # No thread to be had (the process is ending): `_finish` or the next process does it.
             with contextlib.suppress(RuntimeError):
-                thread.start()
+                _thread.start_new_thread(self.run, ())
         if give_way and size > OUTRUN * LONG and self._lock.acquire(timeout=GIVE_WAY):
             self._lock.release()
+
+    def finish(self) -> None:
+        """At the end of the process: wait for what is under way, do what has not begun."""
+        if self._lock.acquire(timeout=PATIENCE):
+            self._lock.release()
+            if log_size(self._log) > LONG:
+                self.run()
 
     def run(self) -> bool:
         """Checkpoint now; False if somebody else is at it or readers were in the way."""
@@ -116,6 +127,16 @@ class Checkpointer:
         """After a fork, in the child: no thread of the parent's is here."""
         self._hurry = self._held = False
         self._lock = threading.Lock()
+
+
+_unfinished: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """Short-lived processes shorten the log too: their thread dies with them, so they wait here."""
+    for checkpointer in list(_unfinished):
+        checkpointer.finish()
 
 
 def log_size(log: str) -> int:

@@ -57,28 +57,14 @@ class SqliteState:
             ).fetchone()
         return int(number)
 
-    def renew(self, worker: int, *, queues: Sequence[str] | None = None) -> bool:
+    def renew(self, worker: int) -> bool:
         """Count the lease up; see the contract."""
         with self._database.write() as connection:
             renewed = connection.execute(
                 "UPDATE worker SET renewals = renewals + 1 WHERE number = ? AND NOT dead",
                 (worker,),
             ).rowcount
-            if renewed and queues is not None:
-                self._store_queues(connection, worker, queues)
         return renewed == 1
-
-    def _store_queues(
-        self, connection: sqlite3.Connection, worker: int, queues: Sequence[str]
-    ) -> None:
-        (blob,) = connection.execute(
-            "SELECT record FROM worker WHERE number = ?", (worker,)
-        ).fetchone()
-        record = msgspec.json.decode(blob, type=WorkerRecord)
-        record = msgspec.structs.replace(record, queues=tuple(queues))
-        connection.execute(
-            "UPDATE worker SET record = ? WHERE number = ?", (msgspec.json.encode(record), worker)
-        )
 
     def workers(self) -> list[WorkerRecord]:
         """All incarnations; see the contract."""

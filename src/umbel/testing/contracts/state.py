@@ -76,15 +76,6 @@ class StateStoreContract(EngineContract):
         assert _record(state, worker).renewals == 2
         assert _record(state, other).renewals == 0
 
-    def test_a_renewal_can_name_the_queues_anew(self, state: StateStore, worker: int) -> None:
-        assert state.renew(worker, queues=["x", "y"])
-        assert _record(state, worker).queues == ("x", "y")
-        assert state.renew(worker)
-        assert _record(state, worker).queues == ("x", "y")
-        assert state.renew(worker, queues=[])
-        expected = msgspec.structs.replace(record(queues=()), number=worker, renewals=3)
-        assert _record(state, worker) == expected
-
     def test_the_dead_and_the_gone_cannot_renew(self, state: StateStore, worker: int) -> None:
         state.declare_dead(worker)
         assert not state.renew(worker)
