@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, overload
 
-from umbel import states
+from umbel import clock, states
 from umbel.exceptions import TaskRevokedError, TimeoutError  # noqa: A004  (Celery's name)
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ class AsyncResult(Generic[R]):
         from umbel.engines.broker import StoredResult
         from umbel.message import result as message
 
-        now = time.time()
+        now = clock.time()
         record = message.describe_exception(TaskRevokedError("revoked"))
         meta = message.encode_failure(self.id, record, now, status=states.REVOKED)
         expires = self.app.conf.result_expires

@@ -379,8 +379,8 @@ def retry_as_message() -> None:
 @plant
 def retry_by_exception() -> None:
     """Only a Retry that leaves the function counts."""
+    from umbel.app.pipeline import Pipeline
     from umbel.exceptions import Retry
-    from umbel.pools.pipeline import Pipeline
 
     conclude = Pipeline._conclude
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from umbel.pools.link import RETIRE, ChildEnd, Outcome, SupervisorEnd
+from umbel.app.outcome import Outcome
+from umbel.pools.link import RETIRE, ChildEnd, SupervisorEnd
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from umbel import clock
 from umbel.app import request
 from umbel.app.checks import check_call, check_limits, check_time
 from umbel.app.options import Moment
@@ -121,7 +122,7 @@ def due_time(
     None: at once. `ValueError` names the task and what is wrong.
     """
     if countdown is not None:
-        due = check_time(name, "countdown", countdown, lambda seconds: time.time() + seconds)
+        due = check_time(name, "countdown", countdown, lambda seconds: clock.time() + seconds)
         return due if countdown > 0 else None
     return None if eta is None else check_time(name, "eta", eta, partial(unix_time, settings))
 
@@ -132,7 +133,7 @@ def expiry_time(
     """Unix time of an expiry; a number or a timedelta is a duration from now."""
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
     if isinstance(seconds, (int, float)):
-        seconds = time.time() + seconds
+        seconds = clock.time() + seconds
     return check_time(name, "expires", seconds, partial(unix_time, settings)) or 0.0
 
 
@@ -158,7 +159,7 @@ def _zone(name: str) -> ZoneInfo:
 
 def _set_expiry(headers: Headers, properties: Properties, deadline: float) -> None:
     headers.expires = task_message.format_time(deadline)
-    properties.expiration = str(max(0, int((deadline - time.time()) * 1000)))
+    properties.expiration = str(max(0, int((deadline - clock.time()) * 1000)))
 
 
 _origins: dict[int, str] = {}

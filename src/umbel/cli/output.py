@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -66,8 +65,10 @@ def describe_duration(seconds: float) -> str:
 
 def describe_moment(at: float) -> str:
     """A Unix time as local time, with how long ago it was or how soon it will be."""
+    from umbel import clock
+
     text = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    distance = at - time.time()
+    distance = at - clock.time()
     if distance > 0:
         return f"{text} (in {describe_duration(distance)})"
     return f"{text} ({describe_duration(-distance)} ago)"

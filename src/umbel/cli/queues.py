@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 
 import click
 
+from umbel import clock
 from umbel.cli.errors import FAILURE, Refusal
 from umbel.cli.invocation import Invocation, Target, announce, live_workers
 from umbel.cli.options import common_options
@@ -65,7 +65,7 @@ def survey_queues(target: Target) -> list[Queue]:
         for name in worker.queues:
             serving.setdefault(name, []).append(worker.node)
     counts = {count.queue: count for count in target.store.broker.counts()}
-    now = time.time()
+    now = clock.time()
     found = []
     for name in sorted(counts.keys() | serving.keys()):
         count = counts.get(name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from umbel import clock
 from umbel.cli.errors import FAILURE, Refusal
 from umbel.cli.invocation import Invocation, Target, announce, live_workers
 from umbel.cli.options import common_options
@@ -163,7 +163,7 @@ def _place(target: Target, message: Waiting) -> dict[str, Any]:
         place["where"] = "claimed"
         place["worker"] = str(message.worker) if holder is None else holder.node
         place["worker_lives"] = message.worker in live
-    elif message.due is not None and message.due > time.time():
+    elif message.due is not None and message.due > clock.time():
         place["where"] = "delayed"
     paused = {count.queue for count in store.broker.counts() if count.paused}
     place["paused"] = message.queue in paused
@@ -236,7 +236,7 @@ def _describe_place(target: Target, place: dict[str, Any]) -> str:
     if place["where"] == "delayed":
         text = f"due at {describe_moment(place['due'])} in the queue {queue}"
     else:
-        age = describe_duration(time.time() - place["published"])
+        age = describe_duration(clock.time() - place["published"])
         text = f"waiting in the queue {queue} for {age}"
     if place["paused"]:
         text += f"\nthe queue is paused; go on: {target.line(f'queues --resume {queue}')}"

@@ -1,1 +1,1 @@
-"""What a child process is: the fork server that makes it, its link, its pipeline, its slots."""
+"""What a child process is: the fork server that makes it, its link, its slots."""

@@ -14,10 +14,10 @@ import traceback
 from typing import Final, NoReturn
 
 from umbel.app.loading import load_app
+from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import SlotTable
 from umbel.pools.link import READY, ChildEnd, Setup
 from umbel.pools.logs import set_up_logging
-from umbel.pools.pipeline import Pipeline
 from umbel.pools.prefork import MainThreadSlot
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -62,7 +62,7 @@ def prepare(setup: Setup) -> Pipeline:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a task prints shows when it prints it
     gc.unfreeze()
-    return Pipeline(app, setup)
+    return Pipeline(app, setup.node, report_memory=setup.report_memory)
 
 
 def let_go(table: SlotTable, run_file: int) -> None:

@@ -15,10 +15,11 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from umbel.app.outcome import Outcome
 from umbel.pools.launch import packet_pair
 
 DELIVERY: Final = struct.Struct("<IQI")
@@ -43,25 +44,6 @@ class Setup(msgspec.Struct, frozen=True):
     log_file: str | None
     report_memory: bool
     """Tell the peak resident memory with each outcome."""
-
-
-Ending = Literal["success", "failure", "retry", "unknown", "undecodable"]
-
-
-class Outcome(msgspec.Struct, array_like=True, gc=False):
-    """How a delivery ended in a child."""
-
-    number: int
-    ending: Ending
-    runtime: float = 0.0
-    """Seconds inside the user's function."""
-    result: bytes | None = None
-    """The meta to store; None: nothing is to be stored."""
-    follow_up: tuple[str, float | None, bytes] | None = None
-    """Tag, due time and payload of the next attempt."""
-    error: str | None = None
-    memory: int = 0
-    """Peak resident memory in KiB, if it was asked for."""
 
 
 READY: Final = Outcome(0, "success")

@@ -13,10 +13,10 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.app import Task
+from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import RECORD, SlotTable
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.pools.link import RETIRE, ChildEnd
-from umbel.pools.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import asyncio

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 import msgspec
 
+from umbel import clock
 from umbel.app import App
 from umbel.engines.broker import Delivery, Settlement
 from umbel.exceptions import DecodeError
@@ -67,7 +67,7 @@ class Gate:
             return self._settler.undecodable(delivery, str(error))
         if headers.id in self.revoked:
             return self._settler.revoked(delivery, headers, "revoked")
-        if expires is not None and expires <= time.time():
+        if expires is not None and expires <= clock.time():
             return self._settler.revoked(delivery, headers, "expired")
         task = self._app.tasks.get(headers.task)
         if task is None:
@@ -85,7 +85,7 @@ class Gate:
 
     def unknown(self, delivery: Delivery, headers: Headers) -> Settlement:
         """Put it back for another worker that knows the task; after its time, bury it."""
-        now = time.time()
+        now = clock.time()
         timeout = self._app.conf.task_unknown_timeout
         since = delivery.unknown_since or now
         if headers.task not in self._told:

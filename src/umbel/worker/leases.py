@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from umbel import clock
 from umbel.app import App
 from umbel.engines.run_file import RunFile
 from umbel.engines.state import Engine, NameTaken, WorkerRecord
@@ -78,7 +79,7 @@ class Incarnation:
             name = self._wanted or f"celery{'' if attempt == 1 else attempt}@{host}"
             record = WorkerRecord(
                 name, host, os.getpid(), self._queues, self._slots, self._lease,
-                started=time.time(),
+                started=clock.time(),
             )  # fmt: skip
             try:
                 self.number = self._engine.state.register(run_file.sign(record))

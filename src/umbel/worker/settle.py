@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
-from umbel import states
+from umbel import clock, states
 from umbel.app import App
+from umbel.app.outcome import Outcome
 from umbel.engines.broker import (
     Acknowledge,
     Bury,
@@ -24,7 +23,6 @@ from umbel.exceptions import (
 )
 from umbel.message import result as result_message
 from umbel.message.task import Headers
-from umbel.pools.link import Outcome
 
 STATES = {"success": states.SUCCESS, "failure": states.FAILURE, "retry": states.RETRY}
 
@@ -39,7 +37,7 @@ class Settler:
 
     def ended(self, delivery: Delivery, headers: Headers, outcome: Outcome) -> Settlement:
         """The task's function has come to an end in a child."""
-        now = time.time()
+        now = clock.time()
         state = STATES[outcome.ending]
         result = None
         if outcome.result is not None:
@@ -131,7 +129,7 @@ class Settler:
         stacks: str | None = None,
     ) -> Settlement:
         """The end of a task that no child could tell; with `stacks` there is a traceback."""
-        now = time.time()
+        now = clock.time()
         result = None
         if not self._ignores(headers):
             record = result_message.describe_exception(error)
@@ -157,7 +155,7 @@ class Settler:
 
     def _entry(self, delivery: Delivery, headers: Headers, state: str, error: str) -> HistoryEntry:
         return HistoryEntry(
-            headers.id, headers.task, delivery.queue, state, time.time(), None, self._node,
+            headers.id, headers.task, delivery.queue, state, clock.time(), None, self._node,
             headers.retries or 0, error[:500],
         )  # fmt: skip
 

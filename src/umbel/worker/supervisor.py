@@ -17,14 +17,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from umbel import clock
 from umbel.app import App
+from umbel.app.outcome import Outcome
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
 from umbel.engines.run_file import SLOTS
 from umbel.engines.urls import connect_engine
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 from umbel.pools.child import IMPORT_FAILED
 from umbel.pools.launch import ForkServer
-from umbel.pools.link import Outcome, Setup
+from umbel.pools.link import Setup
 from umbel.worker.children import Child, Children, describe_exit, reap_orphans
 from umbel.worker.dispatch import READ_AHEAD, Dispatcher
 from umbel.worker.gate import Gate, Held
@@ -212,7 +214,7 @@ class Supervisor:
         if self._stopping is None and self._dispatcher.capacity():
             times.append(self._next_look)
             if self._next_due is not None:
-                times.append(now + max(0.0, self._next_due - time.time()))
+                times.append(now + max(0.0, self._next_due - clock.time()))
         if self._next_limit is not None:
             times.append(self._next_limit)
         if self._dispatcher.waits() or self._has_unsent():
@@ -381,7 +383,7 @@ class Supervisor:
 
     def _fetch(self, now: float) -> None:
         """Claim work for the free slots."""
-        due = self._next_due is not None and self._next_due <= time.time()
+        due = self._next_due is not None and self._next_due <= clock.time()
         if self._retry_at or (self._dry and not due and now < self._next_look):
             return
         if self._lease_lost:

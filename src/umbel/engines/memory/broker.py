@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from umbel import clock
 from umbel.engines.broker import (
     Bury,
     Claim,
@@ -36,7 +36,7 @@ class MemoryBroker:
     def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:  # noqa: ARG002
         """Store all messages or none; see the contract. Nothing here waits for a `timeout`."""
         store = self._store
-        now = time.time()
+        now = clock.time()
         with store.lock:
             for message in messages:
                 store.add(message, now)
@@ -49,7 +49,7 @@ class MemoryBroker:
             record = store.workers.get(worker)
             if record is None or record.dead:
                 raise LeaseLost(worker)
-            next_due = store.promote(time.time())
+            next_due = store.promote(clock.time())
             self._claims += 1
             upside_down = self._claims % LEAST_URGENT_EVERY == 0
             wanted = set(queues) - store.paused
@@ -109,7 +109,7 @@ class MemoryBroker:
         if settlement.result is not None:
             store.store(settlement.result)
             store.ring("result")
-        now = time.time()
+        now = clock.time()
         for message in settlement.follow_ups:
             store.add(message, now)
         if settlement.history is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from heapq import heappop
 from itertools import islice
@@ -10,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
 from umbel.engines.memory.store import Store
 from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
@@ -98,7 +98,7 @@ class MemoryState:
     def revocations(self, after: int) -> tuple[int, list[str]]:
         """Ids revoked since a version; see the contract."""
         store = self._store
-        now = time.time()
+        now = clock.time()
         with store.lock:
             ids = [
                 id
@@ -147,7 +147,7 @@ class MemoryState:
                     letter, message = found
                     # Its FAILURE goes: the task is pending again.
                     store.results.pop(letter.id, None)
-                    store.add(msgspec.structs.replace(message, due=None), time.time())
+                    store.add(msgspec.structs.replace(message, due=None), clock.time())
                     done += 1
             store.ring("work")
         return done
@@ -166,7 +166,7 @@ class MemoryState:
     def keep_house(self) -> bool:
         """Drop what has outlived its time; see the contract."""
         store = self._store
-        now = time.time()
+        now = clock.time()
         with store.lock:
             while store.expiring and store.expiring[0][0] <= now:
                 expires, id = heappop(store.expiring)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
@@ -15,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from umbel import states
+from umbel import clock, states
 from umbel.engines.broker import Bury, Delivery, HistoryEntry, Message, StoredResult
 from umbel.engines.state import DeadLetter, WorkerRecord
 
@@ -148,7 +147,7 @@ class Store:
         self.burials = number = self.burials + 1
         charged = held.deliveries if end.deliveries is None else end.deliveries
         letter = DeadLetter(
-            number, end.id, end.task, held.message.queue, end.reason, end.detail, time.time(),
+            number, end.id, end.task, held.message.queue, end.reason, end.detail, clock.time(),
             charged,
         )  # fmt: skip
         self.dead[number] = (letter, held.message)
@@ -202,7 +201,7 @@ class Store:
     def result(self, id: str) -> StoredResult | None:
         """A result that is there and has not expired."""
         found = self.results.get(id)
-        if found is None or found.expires is None or found.expires > time.time():
+        if found is None or found.expires is None or found.expires > clock.time():
             return found
         return None
 

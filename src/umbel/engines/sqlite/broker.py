@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Final
 
+from umbel import clock
 from umbel.engines.broker import (
     Acknowledge,
     Bury,
@@ -106,7 +106,7 @@ class SqliteBroker:
 
     def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
         """Claim ready messages; see the contract."""
-        now = time.time()
+        now = clock.time()
         with self._database.write() as connection:
             execute = connection.execute
             (live,) = execute(
@@ -251,7 +251,7 @@ def insert_messages(connection: sqlite3.Connection, messages: Sequence[Message])
     """Add messages inside a transaction; one whose tag is there already is left as it is."""
     if not messages:
         return
-    now = time.time()
+    now = clock.time()
     connection.executemany(
         PUBLISH, [(m.tag, m.queue, m.priority, m.due, now, m.payload) for m in messages]
     )
@@ -317,7 +317,7 @@ def _end_claim(connection: sqlite3.Connection, settlement: Settlement) -> bool:
         # The row is copied first; without the claim the copy goes with the savepoint.
         connection.execute("SAVEPOINT bury")
         values = (
-            end.id, end.task, end.reason, end.detail, time.time(), end.deliveries,
+            end.id, end.task, end.reason, end.detail, clock.time(), end.deliveries,
             settlement.number,
         )  # fmt: skip
         connection.execute(BURY, values)

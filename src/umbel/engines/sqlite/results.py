@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Final
 
-from umbel import states
+from umbel import clock, states
 from umbel.engines.broker import StoredResult
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.wake import Bell, FifoWaker
@@ -40,7 +39,7 @@ class SqliteResults:
             )
         else:
             rows = self._database.read(lambda c: _fetch(c, ids))
-        now = time.time()
+        now = clock.time()
         found = [StoredResult(*row) for row in rows]
         return {r.id: r for r in found if r.expires is None or r.expires > now}
 
@@ -63,7 +62,7 @@ class SqliteResults:
 def put_results(connection: sqlite3.Connection, results: Sequence[StoredResult]) -> None:
     """Store results inside a transaction; a SUCCESS stays."""
     if results:
-        now = time.time()
+        now = clock.time()
         connection.executemany(PUT, [(r.id, r.status, r.meta, r.expires, now) for r in results])
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
 from umbel.engines.sqlite.broker import ROWS, delivery, revocations_version, tag_range
 from umbel.engines.sqlite.checkpoint import Checkpointer
@@ -117,7 +117,7 @@ class SqliteState:
             version = revocations_version(connection)
             rows = connection.execute(
                 "SELECT id FROM revocation WHERE number > ? AND until > ? ORDER BY number",
-                (after, time.time()),
+                (after, clock.time()),
             )
             return version, [id for (id,) in rows]
 
@@ -163,7 +163,7 @@ class SqliteState:
         done = 0
         for start in range(0, len(numbers), ROWS):
             with self._database.write() as connection:
-                now = time.time()
+                now = clock.time()
                 for number in numbers[start : start + ROWS]:
                     # Its FAILURE goes: the task is pending again.
                     connection.execute(
@@ -203,7 +203,7 @@ class SqliteState:
 
     def keep_house(self) -> bool:
         """Drop what has outlived its time; see the contract."""
-        now = time.time()
+        now = clock.time()
         with self._database.write() as connection:
             execute = connection.execute
             results = execute(

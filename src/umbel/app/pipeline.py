@@ -12,33 +12,36 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from umbel import states
-from umbel.app import App, Task
+from umbel import clock, states
+from umbel.app.outcome import Outcome
 from umbel.app.request import Request, RetryPlan, current
 from umbel.exceptions import DecodeError, EncodeError, Retry
 from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.result import ErrorRecord, describe_exception, format_traceback
 from umbel.message.serializer import dumps
-from umbel.pools.link import Outcome, Setup
+
+if TYPE_CHECKING:
+    from umbel.app.app import App
+    from umbel.app.task import Task
 
 logger = logging.getLogger("umbel.task")
 
-OURS: Final = frozenset({__package__, "asyncio"})
-"""Packages whose frames lie between the fork server and the user's function."""
-Call = Callable[[int, Task[..., Any], list[Any], dict[str, Any]], Any]
+OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.worker", "asyncio"})
+"""Packages whose frames lie between the slot and the user's function."""
+Call = Callable[[int, "Task[..., Any]", list[Any], dict[str, Any]], Any]
 
 
 class Pipeline:
     """Executes deliveries of one app."""
 
-    def __init__(self, app: App, setup: Setup) -> None:
+    def __init__(self, app: App, node: str, *, report_memory: bool = False) -> None:
         self._app = app
         self._tasks = app.tasks
-        self._node = setup.node
-        self._report_memory = setup.report_memory
+        self._node = node
+        self._report_memory = report_memory
 
     def execute(self, number: int, payload: bytes, deliveries: int, call: Call) -> Outcome:
         """Run one delivery. Never raises what a task raised."""
@@ -126,7 +129,7 @@ class Pipeline:
         meta: bytes | None = None
         if not request.ignore_result:
             meta = result_message.encode_success(
-                request.id, value, time.time(), parent_id=request.parent_id
+                request.id, value, clock.time(), parent_id=request.parent_id
             )
             limit = self._app.conf.task_max_message_bytes
             if len(meta) > limit:
@@ -155,7 +158,7 @@ class Pipeline:
             meta = result_message.encode_failure(
                 request.id,
                 record,
-                time.time(),
+                clock.time(),
                 format_traceback(error),
                 parent_id=request.parent_id,
             )
