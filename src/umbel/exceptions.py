@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import builtins
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from types import TracebackType
+
+    import click
+
+    class CeleryCommandException(click.ClickException):
+        """An error of a command of your own that ends with an exit code of its choice."""
+
+        def __init__(self, message: str, exit_code: int) -> None: ...
 
 
 class UmbelError(Exception):
-    """Base of all errors that the package raises itself."""
+    """Base of the errors that the package raises itself."""
+
+
+CeleryError = UmbelError
+
+
+# ----------------------------------------------------------------- settings, stores, messages
 
 
 class ImproperlyConfigured(UmbelError):  # noqa: N818  (Celery's name)
@@ -51,31 +69,62 @@ class DecodeError(UmbelError, ValueError):
     """Stored bytes are not what their format promises (`kombu.exceptions.DecodeError`)."""
 
 
-class NotRegistered(UmbelError, KeyError):  # noqa: N818
+class SecurityError(UmbelError):
+    """A message's signature, certificate or content type is not what was agreed."""
+
+
+class BackendError(UmbelError):
+    """Base of the errors that tell of a stored result. An unreachable store: `OperationalError`."""
+
+    def __init__(self, *args: object, task_id: str = "", state: str = "") -> None:
+        super().__init__(*args)
+        self.task_id = task_id
+        self.state = state
+
+
+class BackendGetMetaError(BackendError):
+    """What is stored under a task's id is not a result that can be read."""
+
+
+class BackendStoreError(BackendError):
+    """A result could not be stored."""
+
+
+# ---------------------------------------------------------------------------------- of a task
+
+
+class TaskError(UmbelError):
+    """Base of the errors that tell of a task."""
+
+
+class QueueNotFound(KeyError, TaskError):  # noqa: N818
+    """No queue of this name is declared, and `task_create_missing_queues` is off."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NotRegistered(KeyError, TaskError):  # noqa: N818
     """No task of this name is known to the app."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-class TimeoutError(UmbelError, builtins.TimeoutError):  # noqa: A001
+class AlreadyRegistered(TaskError):  # noqa: N818
+    """A task of this name is there already."""
+
+
+class InvalidTaskError(TaskError):
+    """A message is not one of a task, or its fields contradict each other."""
+
+
+class TimeoutError(TaskError, builtins.TimeoutError):  # noqa: A001
     """`AsyncResult.get` ended its wait before the task did; the task goes on."""
 
 
-class TaskError(UmbelError):
-    """Base of the errors that tell how a task ended."""
-
-
-class SoftTimeLimitExceeded(TaskError):  # noqa: N818
-    """Raised inside a task at its soft time limit, so that it can clean up."""
-
-
-class TimeLimitExceeded(TaskError):  # noqa: N818
-    """The task ran into its hard time limit and its process was killed."""
-
-
-class WorkerLostError(TaskError):
-    """The process that ran the task died; the message says of what."""
+class IncompleteStream(TaskError):  # noqa: N818
+    """`AsyncResult.iterdeps` came to a task that has not ended."""
 
 
 class TaskRevokedError(TaskError):
@@ -84,6 +133,36 @@ class TaskRevokedError(TaskError):
 
 class MaxRetriesExceededError(TaskError):
     """`Task.retry` was called more often than `max_retries` allows."""
+
+    def __init__(
+        self,
+        *args: object,
+        task_args: tuple[object, ...] | list[object] = (),
+        task_kwargs: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(*args)
+        self.task_args = task_args
+        self.task_kwargs = task_kwargs or {}
+
+
+# Celery's are billiard's and no TaskErrors either: `except TaskError` in a task must not swallow
+# its time limit.
+
+
+class SoftTimeLimitExceeded(Exception):  # noqa: N818
+    """Raised inside a task at its soft time limit, so that it can clean up."""
+
+
+class TimeLimitExceeded(Exception):  # noqa: N818
+    """The task ran into its hard time limit and its process was killed."""
+
+
+class WorkerLostError(Exception):
+    """The process that ran the task died; the message says of what."""
+
+
+class Terminated(Exception):  # noqa: N818
+    """The process that ran the task was told to end."""
 
 
 class RemoteError(TaskError):
@@ -94,14 +173,145 @@ class RemoteError(TaskError):
     """
 
 
-class Retry(TaskError):  # noqa: N818
+# --------------------------------------------------------- what a task raises to leave its function
+
+
+class TaskPredicate(UmbelError):  # noqa: N818
+    """Base of what leaves a task without being its failure."""
+
+
+class Retry(TaskPredicate):
     """Raised by `Task.retry` to leave the task; the attempt's outcome is the follow-up."""
 
     def __init__(
-        self, message: str = "", exc: BaseException | None = None, when: float | None = None
+        self,
+        message: str | None = None,
+        exc: BaseException | str | None = None,
+        when: float | datetime | None = None,
+        is_eager: bool = False,
+        sig: object = None,
     ) -> None:
-        super().__init__(message)
-        self.exc = exc
+        super().__init__(message or "")
+        self.message = message
+        self.exc = None if isinstance(exc, str) else exc
         """The error that caused the retry, if one was named."""
+        self.excs = exc if exc is None or isinstance(exc, str) else repr(exc)
+        """The same as text."""
         self.when = when
-        """Unix time from which the next attempt may run; None: at once."""
+        """When the next attempt may run: seconds from then, or a datetime; None: at once."""
+        self.is_eager = is_eager
+        self.sig = sig
+
+    def humanize(self) -> str:
+        """When, in words."""
+        if self.when is None:
+            return "at once"
+        return f"in {self.when:g}s" if isinstance(self.when, (int, float)) else f"at {self.when}"
+
+    def __str__(self) -> str:
+        if self.message:
+            return self.message
+        return f"Retry {self.humanize()}: {self.excs}" if self.excs else f"Retry {self.humanize()}"
+
+    def __reduce__(self) -> tuple[type[Retry], tuple[object, ...]]:
+        return type(self), (self.message, self.exc or self.excs, self.when, self.is_eager)
+
+
+RetryTaskError = Retry
+
+
+class Ignore(TaskPredicate):
+    """Raise it in a task to end it without a result being stored."""
+
+
+class Reject(TaskPredicate):
+    """Raise it in a task to reject its message: `requeue=True` runs it again later."""
+
+    def __init__(self, reason: object = None, requeue: bool = False) -> None:
+        super().__init__(reason, requeue)
+        self.reason = reason
+        self.requeue = requeue
+
+    def __repr__(self) -> str:
+        return f"reject requeue={self.requeue}: {self.reason}"
+
+
+class WorkerShutdown(SystemExit):
+    """Raised in the worker's own process (a signal handler, say), it ends the worker."""
+
+
+class WorkerTerminate(SystemExit):
+    """The same; what runs is not waited for."""
+
+
+SystemTerminate = WorkerTerminate
+
+
+# ----------------------------------------------------------------------------------- warnings
+
+
+class UmbelWarning(UserWarning):
+    """Base of the package's warnings."""
+
+
+CeleryWarning = UmbelWarning
+
+
+class AlwaysEagerIgnored(UmbelWarning):
+    """`task_always_eager` is on and has no effect on what was called."""
+
+
+class DuplicateNodenameWarning(UmbelWarning):
+    """Two workers have one name."""
+
+
+class DuplicateTaskNameWarning(UmbelWarning):
+    """Two functions have one task name; the message says which of them stays."""
+
+
+class FixupWarning(UmbelWarning):
+    """A framework's integration could not be set up."""
+
+
+class NotConfigured(UmbelWarning):
+    """There is no configuration where one was looked for; defaults are in force."""
+
+
+class SecurityWarning(UmbelWarning):
+    """Something is allowed that lets others run code."""
+
+
+class CPendingDeprecationWarning(PendingDeprecationWarning):
+    """Will be deprecated."""
+
+
+class CDeprecationWarning(DeprecationWarning):
+    """Deprecated: goes away with a later version."""
+
+
+def reraise(
+    tp: type[BaseException],  # noqa: ARG001  (Celery's signature)
+    value: BaseException,
+    tb: TracebackType | None = None,
+) -> NoReturn:
+    """Raise an exception with a traceback."""
+    raise value if value.__traceback__ is tb else value.with_traceback(tb)
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> type[BaseException]:
+        if name != "CeleryCommandException":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import click  # an app must not load it
+
+        class CeleryCommandException(click.ClickException):
+            """An error of a command of your own that ends with an exit code of its choice."""
+
+            def __init__(self, message: str, exit_code: int) -> None:
+                super().__init__(message)
+                self.exit_code = exit_code
+
+        CeleryCommandException.__qualname__ = name
+        globals()[name] = CeleryCommandException
+        return CeleryCommandException

@@ -33,19 +33,41 @@ _NAME_LIMIT = 255
 # Where Celery keeps the classes that we have under the same name. Both spellings are read; this
 # one is written, so that a Celery client raises its own class.
 _CELERY_MODULES: dict[type, str] = {
-    exceptions.SoftTimeLimitExceeded: "billiard.exceptions",
-    exceptions.TimeLimitExceeded: "billiard.exceptions",
-    exceptions.WorkerLostError: "billiard.exceptions",
-    exceptions.NotRegistered: "celery.exceptions",
-    exceptions.MaxRetriesExceededError: "celery.exceptions",
-    exceptions.TaskRevokedError: "celery.exceptions",
-    exceptions.Retry: "celery.exceptions",
-    exceptions.TaskError: "celery.exceptions",
-    exceptions.TimeoutError: "celery.exceptions",
-    exceptions.ImproperlyConfigured: "celery.exceptions",
-    exceptions.OperationalError: "kombu.exceptions",
-    exceptions.EncodeError: "kombu.exceptions",
-    exceptions.DecodeError: "kombu.exceptions",
+    kind: module
+    for module, kinds in {
+        "billiard.exceptions": (
+            exceptions.SoftTimeLimitExceeded,
+            exceptions.TimeLimitExceeded,
+            exceptions.WorkerLostError,
+            exceptions.Terminated,
+        ),
+        "kombu.exceptions": (
+            exceptions.OperationalError,
+            exceptions.EncodeError,
+            exceptions.DecodeError,
+        ),
+        "celery.exceptions": (
+            exceptions.AlreadyRegistered,
+            exceptions.BackendError,
+            exceptions.BackendGetMetaError,
+            exceptions.BackendStoreError,
+            exceptions.Ignore,
+            exceptions.ImproperlyConfigured,
+            exceptions.IncompleteStream,
+            exceptions.InvalidTaskError,
+            exceptions.MaxRetriesExceededError,
+            exceptions.NotRegistered,
+            exceptions.QueueNotFound,
+            exceptions.Reject,
+            exceptions.Retry,
+            exceptions.SecurityError,
+            exceptions.TaskError,
+            exceptions.TaskPredicate,
+            exceptions.TaskRevokedError,
+            exceptions.TimeoutError,
+        ),
+    }.items()
+    for kind in kinds
 }
 
 
