@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, overload
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from umbel import clock, states
-from umbel.exceptions import TaskRevokedError, TimeoutError  # noqa: A004  (Celery's name)
+from umbel.exceptions import TaskRevokedError, TimeoutError, UmbelError  # noqa: A004  (Celery's name)
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -228,3 +228,93 @@ class AsyncResult(Generic[R]):
             f"Nobody works on its queue {queue!r} of {engine.name}. Live workers: "
             f"{others or 'none'}. Start one: umbel -A {self.app.module} worker -Q {queue}"
         )
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that has already run here (`celery.result.EagerResult`)."""
+
+    def __init__(
+        self,
+        id: str,
+        ret_value: R | BaseException | None,
+        state: str,
+        traceback: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self._result = ret_value
+        self._state = state
+        self._traceback = traceback
+
+    def __repr__(self) -> str:
+        return f"<EagerResult: {self.id}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.id, self._result, self._state, self._traceback, self.name)
+        return type(self), arguments
+
+    @property
+    def state(self) -> str:
+        """How it ended: one of `umbel.states`."""
+        return self._state
+
+    status = state
+
+    @property
+    def result(self) -> R | Exception | None:
+        """The return value, or the exception."""
+        return cast("R | Exception | None", self._result)
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of a failed task, as text."""
+        return self._traceback
+
+    def ready(self) -> bool:
+        """Whether the task has ended: it has."""
+        return True
+
+    def get(self, timeout: float | None = None, *, propagate: bool = True, **_: Any) -> Any:  # noqa: ARG002
+        """The return value; raises what the task raised (with `propagate=False` returns it)."""
+        if propagate and self._state in states.PROPAGATE_STATES:
+            error = self._result
+            raise error if isinstance(error, BaseException) else UmbelError(str(error))
+        return self._result
+
+    wait = get
+
+    async def aget(
+        self,
+        timeout: float | None = None,  # noqa: ARG002  (it never waits)
+        *,
+        propagate: bool = True,
+        **_: Any,
+    ) -> Any:
+        """`get` for coroutines."""
+        return self.get(propagate=propagate)
+
+    def then(
+        self,
+        callback: Callable[[EagerResult[R]], object],
+        on_error: Callable[[EagerResult[R]], object] | None = None,
+        weak: bool = False,  # noqa: ARG002  (Celery's; called at once, nothing is held)
+    ) -> EagerResult[R]:
+        """Call one of the two with this result, now: it has ended."""
+        if self._state not in states.PROPAGATE_STATES:
+            callback(self)
+        elif on_error is not None:
+            on_error(self)
+        return self
+
+    def forget(self) -> None:
+        """Do nothing: nothing is stored."""
+
+    def revoke(self, *_: object, **__: object) -> bool:
+        """Turn it into a revoked one, which has no value any more; False: it had ended."""
+        self._state = states.REVOKED
+        self._result = TaskRevokedError("revoked")
+        self._traceback = None
+        return False

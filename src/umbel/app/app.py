@@ -17,6 +17,7 @@ from typing import (
     Unpack,
     overload,
 )
+from weakref import WeakSet
 
 from umbel.app.location import locate_store
 from umbel.app.settings import Settings
@@ -36,6 +37,9 @@ R = TypeVar("R")
 T = TypeVar("T", bound=Task[..., Any])
 CO_COROUTINE: Final = 0x80
 """`inspect.CO_COROUTINE`; importing inspect would double this module's import time."""
+
+apps: Final[WeakSet[App]] = WeakSet()
+"""Every app of this process."""
 
 
 class Decorator(Protocol):
@@ -78,6 +82,7 @@ class App:
         self._engine: Engine | None = None
         self._sender: Sender | None = None
         self._waiter: ResultWaiter | None = None
+        apps.add(self)
 
     def __repr__(self) -> str:
         return f"<App {self.main or self._module}>"
@@ -107,6 +112,24 @@ class App:
 
             self._engine = open_engine(self.broker_url)
         return self._engine
+
+    @property
+    def opened(self) -> Engine | None:
+        """The store, if it has been opened."""
+        return self._engine
+
+    def let_go(self) -> Callable[[], None]:
+        """Forget the open store, so that the next use opens it anew; call the result to go back.
+
+        For tests. Nothing is closed: what uses the store goes on with it.
+        """
+        kept = self._engine, self._sender, self._waiter
+        self._engine = self._sender = self._waiter = None
+
+        def go_back() -> None:
+            self._engine, self._sender, self._waiter = kept
+
+        return go_back
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...

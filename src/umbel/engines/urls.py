@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
@@ -24,8 +26,25 @@ def open_engine(url: str) -> Engine:
     with _lock:
         engine = _engines.get(url)
         if engine is None:
-            engine = _engines[url] = connect_engine(url)
+            engine = _engines[url] = _make(url)
         return engine
+
+
+@contextmanager
+def replaced_engines(make: Callable[[str], Engine]) -> Iterator[None]:
+    """For tests: meanwhile each URL is opened afresh, once, by `make`; then the old ones are back.
+
+    Whoever holds an engine of either time goes on with it.
+    """
+    global _engines, _make
+    with _lock:
+        before = _engines, _make
+        _engines, _make = {}, make
+    try:
+        yield
+    finally:
+        with _lock:
+            _engines, _make = before
 
 
 def connect_engine(url: str) -> Engine:
@@ -83,3 +102,6 @@ def mask(url: str) -> str:
         return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
     except ValueError:
         return "**"
+
+
+_make: Callable[[str], Engine] = connect_engine

@@ -9,6 +9,7 @@ import msgspec
 
 from umbel import clock
 from umbel.app import App
+from umbel.app.outcome import Outcome
 from umbel.engines.broker import Delivery, Settlement
 from umbel.exceptions import DecodeError
 from umbel.message import task as task_message
@@ -82,6 +83,14 @@ class Gate:
             soft or task.soft_time_limit or self._soft,
             not late,
         )
+
+    def ended(self, held: Held, outcome: Outcome) -> Settlement:
+        """What follows from how a delivery ended where it ran."""
+        if outcome.ending == "undecodable":
+            return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
+        if outcome.ending == "unknown":
+            return self.unknown(held.delivery, held.headers)
+        return self._settler.ended(held.delivery, held.headers, outcome)
 
     def unknown(self, delivery: Delivery, headers: Headers) -> Settlement:
         """Put it back for another worker that knows the task; after its time, bury it."""

@@ -19,7 +19,6 @@ from typing import Final
 
 from umbel import clock
 from umbel.app import App
-from umbel.app.outcome import Outcome
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
 from umbel.engines.run_file import SLOTS
 from umbel.engines.urls import connect_engine
@@ -244,20 +243,13 @@ class Supervisor:
             child.alone = False
             self._dispatcher.learn(held, outcome.runtime)
             if not held.disowned:
-                self._settlements.append(self._settlement(held, outcome))
+                self._settlements.append(self._gate.ended(held, outcome))
             if self._max_memory and outcome.memory > self._max_memory:
                 child.retiring = True
         if child.link.at_end and not child.killed:
             # It is ending, or its task has closed the worker's descriptors: no outcome can come.
             self._selector.unregister(child.link)
             self._children.kill(child)
-
-    def _settlement(self, held: Held, outcome: Outcome) -> Settlement:
-        if outcome.ending == "undecodable":
-            return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
-        if outcome.ending == "unknown":
-            return self._gate.unknown(held.delivery, held.headers)
-        return self._settler.ended(held.delivery, held.headers, outcome)
 
     def _reap(self) -> bool:
         """Deal with the children that have ended; False if the worker cannot go on."""

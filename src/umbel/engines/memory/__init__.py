@@ -21,7 +21,7 @@ class MemoryEngine:
     """`umbel.engines.state.Engine` inside one process; its URL is `memory://name`."""
 
     def __init__(self, name: str = "") -> None:
-        store = Store()
+        self.store = store = Store()
         self.name = f"memory://{name}"
         self.broker = MemoryBroker(store)
         self.results = MemoryResults(store)
