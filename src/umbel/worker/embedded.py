@@ -12,7 +12,6 @@ import logging
 import os
 import select
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any, Final, Self
@@ -187,17 +186,23 @@ class WorkerThread(threading.Thread):
         if self.error is not None:
             raise self.error
 
-    def stop(self, timeout: float) -> bool:
-        """Let the running task end and stop; False if it has not after `timeout` seconds."""
+    def end(self, timeout: float) -> None:
+        """Let the running task end, and stop; raises what the thread failed with.
+
+        `RuntimeError` if it has not ended after `timeout` seconds; it ends when its task does.
+        """
         self._stopping.set()
-        if self.is_alive():
-            os.write(self._nudge, b"!")
+        os.write(self._nudge, b"!")
         self.join(timeout)
         if self.is_alive():
-            return False
+            raise RuntimeError(
+                f"The worker's thread has not ended after {timeout:g} s: its task goes on. Give it "
+                "longer with shutdown_timeout=…, or let the task end."
+            )
         os.close(self._nudge)
         os.close(self._nudged)
-        return True
+        if self.error is not None:
+            raise self.error
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -249,15 +254,3 @@ class WorkerThread(threading.Thread):
         if worker.next_due is None:
             return SLOW_LOOK
         return min(SLOW_LOOK, max(0.0, worker.next_due - clock.time()))
-
-
-def wait_for_thread(thread: WorkerThread, timeout: float) -> None:
-    """Stop a worker's thread; `RuntimeError` if it does not end, or what it failed with."""
-    began = time.monotonic()
-    if not thread.stop(timeout):
-        raise RuntimeError(
-            f"The worker's thread has not ended after {time.monotonic() - began:.1f} s: its task "
-            "goes on. Give it longer with shutdown_timeout=…, or let the task end."
-        )
-    if thread.error is not None:
-        raise thread.error
