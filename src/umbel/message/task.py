@@ -13,10 +13,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from umbel.exceptions import DecodeError
-from umbel.message import serializer
+from umbel.exceptions import DecodeError, EncodeError
+from umbel.message import content, serializer
+from umbel.message.compression import compress, decompress
+from umbel.message.content import JSON, JSON_ONLY
 
-CONTENT_TYPE: Final = "application/json"
+MAX_BYTES: Final = 32 << 20
+"""The limit of a body where no other is given."""
 NO_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 """The body's third item for a task with nothing to follow."""
 REPR_CHARACTERS: Final = 1024
@@ -51,6 +54,8 @@ class Headers(msgspec.Struct, gc=False):
     replaced_task_nesting: Count | None = 0
     stamped_headers: list[str] | None = None
     stamps: dict[str, Any] | None = msgspec.field(default_factory=dict)
+    compression: str | None | msgspec.UnsetType = msgspec.UNSET
+    """The content type of the body's compression; not written where there is none."""
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
@@ -96,55 +101,77 @@ class Task(msgspec.Struct, gc=False):
     kwargs: dict[str, Any]
     embed: dict[str, Any]
     properties: Properties
+    content_type: str
+    """What the body was; a retry with new arguments is written in the same way."""
 
 
 _encode = msgspec.json.Encoder().encode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_headers = msgspec.json.Decoder(_HeadersOnly).decode
+_UNUSABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def encode(headers: Headers, body: bytes, properties: Properties) -> bytes:
-    """The envelope's bytes. `body` is the serialized three-item body."""
+def encode(
+    headers: Headers,
+    body: bytes,
+    properties: Properties,
+    content_type: str = JSON,
+    content_encoding: str = "utf-8",
+) -> bytes:
+    """The envelope's bytes. `body` is the serialized three-item body, compressed if it is."""
     properties.body_encoding = "base64"
     text = binascii.b2a_base64(body, newline=False).decode("ascii")
-    return _encode(Envelope(headers, text, properties, CONTENT_TYPE, "utf-8"))
+    return _encode(Envelope(headers, text, properties, content_type, content_encoding))
 
 
 def decode_headers(payload: bytes | memoryview) -> Headers:
     """Only the headers, for whoever need not look at the arguments. `DecodeError` if unusable."""
     try:
         return _decode_headers(payload).headers
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a task message of protocol 2: {error}") from error
+    except _UNUSABLE as error:
+        return _decode_headers(upgrade(payload, error)).headers
 
 
-def decode(payload: bytes | memoryview) -> Task:
-    """The whole message. `DecodeError` says what is wrong with it."""
+def decode(
+    payload: bytes | memoryview, accept: frozenset[str] = JSON_ONLY, limit: int = MAX_BYTES
+) -> Task:
+    """The whole message, if its content type is one of `accept`.
+
+    `DecodeError` says what is wrong with it, `ContentDisallowed` that it was not accepted. A
+    compressed body may unfold to `limit` bytes.
+    """
     try:
         envelope = _decode_envelope(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a task message of protocol 2: {error}") from error
-    if envelope.content_type != CONTENT_TYPE:
-        raise DecodeError(
-            f"content type {envelope.content_type!r} is not accepted, only {CONTENT_TYPE}"
-        )
-    return Task(envelope.headers, *decode_body(envelope), envelope.properties)
+    except _UNUSABLE as error:
+        envelope = _decode_envelope(upgrade(payload, error))
+    body = decode_body(envelope, accept, limit)
+    return Task(envelope.headers, *body, envelope.properties, envelope.content_type or "")
 
 
-def decode_body(envelope: Envelope) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+def decode_body(
+    envelope: Envelope, accept: frozenset[str], limit: int
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Args, kwargs and embed of an envelope. `DecodeError` if the body is anything else."""
-    if envelope.properties.body_encoding == "base64":
-        try:
-            data = binascii.a2b_base64(envelope.body, strict_mode=True)
-        except (binascii.Error, ValueError) as error:
-            raise DecodeError(f"the body is not base64: {error}") from error
+    content_type = envelope.content_type
+    if content_type not in accept:
+        raise content.disallowed(content_type, accept)
+    data = _raw_body(envelope.body, envelope.properties.body_encoding)
+    if envelope.headers.compression:
+        data = decompress(data, envelope.headers.compression, limit)
+    if content_type == JSON:
+        body = serializer.loads(data)
     else:
-        data = envelope.body.encode("utf-8", "surrogatepass")
-    body = serializer.loads(data)
+        body = content.decode(data, content_type, accept)
+    if type(body) is dict and "args" in body:
+        body = _read_mapping(body)
+    if isinstance(body, tuple):  # as pickle keeps it
+        body = list(body)
     if not isinstance(body, list) or len(body) != 3:
         found = f"{len(body)} items" if isinstance(body, list) else type(body).__name__
         raise DecodeError(f"the body must be [args, kwargs, embed], three items; found {found}")
     args, kwargs, embed = body
+    if isinstance(args, tuple):
+        args = list(args)
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise DecodeError(
             "the body's args must be an array and its kwargs an object; found "
@@ -155,6 +182,81 @@ def decode_body(envelope: Envelope) -> tuple[list[Any], dict[str, Any], dict[str
     return args, kwargs, embed or {}
 
 
+def _raw_body(body: str, encoding: str | None) -> bytes:
+    if encoding != "base64":
+        return body.encode("utf-8", "surrogatepass")
+    try:
+        return binascii.a2b_base64(body, strict_mode=True)
+    except (binascii.Error, ValueError) as error:
+        raise DecodeError(f"the body is not base64: {error}") from error
+
+
+def _read_mapping(body: dict[str, Any]) -> list[Any]:
+    """The items of a body written as in protocol 1 under headers of protocol 2."""
+    embed = {name: body.get(name) for name in NO_EMBED}
+    return [body.get("args") or [], body.get("kwargs") or {}, embed]
+
+
+def upgrade(payload: bytes | memoryview, error: Exception | None = None) -> bytes:
+    """A message of protocol 1, in which all is in the body, as one of protocol 2.
+
+    `DecodeError` if it is neither; `error` is why it is not of protocol 2.
+    """
+    try:
+        envelope: Any = msgspec.json.decode(payload)
+        headers = envelope.get("headers") or {}
+        if "task" in headers or "id" in headers:
+            raise DecodeError(f"not a task message of protocol 2: {error}")
+        if envelope.get("content-type") != JSON:
+            raise DecodeError("neither a task message of protocol 2 nor JSON of protocol 1")
+        properties = envelope.get("properties") or {}
+        data = _raw_body(envelope["body"], properties.get("body_encoding"))
+        if headers.get("compression"):
+            data = decompress(data, headers.pop("compression"), MAX_BYTES)
+        body: Any = serializer.loads(data)
+        args, kwargs, embed = _read_mapping(body)
+        known = {name: body[name] for name in _OF_PROTOCOL_1 if body.get(name) is not None}
+        made = msgspec.convert(known, Headers)
+        made.group = made.group or body.get("taskset")
+        made.argsrepr, made.kwargsrepr = describe(tuple(args)), describe(dict(kwargs))
+        new_headers = {**headers, **msgspec.to_builtins(made)}
+    except DecodeError:
+        raise
+    except Exception as wrong:
+        raise DecodeError(f"not a task message: {error or wrong}") from wrong
+    text = binascii.b2a_base64(serializer.dumps((args, kwargs, embed)), newline=False)
+    properties["body_encoding"] = "base64"
+    return _encode(
+        {**envelope, "headers": new_headers, "properties": properties, "body": text.decode("ascii")}
+    )
+
+
+_OF_PROTOCOL_1: Final = (
+    "task", "id", "retries", "eta", "expires", "timelimit", "group", "group_index",
+)  # fmt: skip
+
+
+def encode_body(value: object, message: Task, limit: int) -> tuple[bytes, str | None]:
+    """New args, kwargs and embed as the body of a message that was received, and its compression.
+
+    `EncodeError` if the serializer of that message cannot write them, or beyond `limit` bytes.
+    """
+    body, _ = content.encode(value, message.content_type)
+    if len(body) > limit:
+        raise too_large(body, limit)
+    if message.headers.compression:
+        return compress(body, message.headers.compression)
+    return body, None
+
+
+def too_large(data: bytes, limit: int) -> EncodeError:
+    """The refusal of what a message or result has no room for."""
+    return EncodeError(
+        f"{len(data) / 2**20:.1f} MiB, and {limit / 2**20:g} MiB is the limit "
+        "(task_max_message_bytes); store it in a file and pass its name"
+    )
+
+
 def encode_retry(
     payload: bytes | memoryview,
     *,
@@ -162,6 +264,7 @@ def encode_retry(
     retries: int,
     due: float | None,
     body: bytes | None = None,
+    compression: str | None = None,
     priority: int | None = None,
     queue: str | None = None,
 ) -> bytes:
@@ -170,6 +273,8 @@ def encode_retry(
     Headers that this package does not know stay, as Celery's workers keep them.
     """
     envelope = msgspec.json.decode(payload)
+    if "task" not in (envelope.get("headers") or ()):
+        envelope = msgspec.json.decode(upgrade(payload))
     headers, properties = envelope["headers"], envelope.setdefault("properties", {})
     headers["retries"] = retries
     headers["eta"] = None if due is None else format_time(due)
@@ -181,6 +286,9 @@ def encode_retry(
         properties["delivery_info"] = {"exchange": "", "routing_key": queue}
     if body is not None:
         properties["body_encoding"] = "base64"
+        headers["compression"] = compression
+        if compression is None:
+            del headers["compression"]
         envelope["body"] = binascii.b2a_base64(body, newline=False).decode("ascii")
     return _encode(envelope)
 
