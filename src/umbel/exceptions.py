@@ -69,6 +69,17 @@ class DecodeError(UmbelError, ValueError):
     """Stored bytes are not what their format promises (`kombu.exceptions.DecodeError`)."""
 
 
+class ContentDisallowed(DecodeError):  # noqa: N818
+    """Content of a type that `accept_content` does not name; it was not decoded.
+
+    Kombu's name (`kombu.exceptions.ContentDisallowed`).
+    """
+
+
+class SerializerNotInstalled(ImproperlyConfigured):
+    """There is no serializer of that name (`kombu.exceptions.SerializerNotInstalled`)."""
+
+
 class SecurityError(UmbelError):
     """A message's signature, certificate or content type is not what was agreed."""
 

@@ -91,7 +91,6 @@ def test_a_past_expiry_is_still_sent() -> None:
     [
         ({"priority": 10}, "0 to 9"),
         ({"priority": -1}, "0 to 9"),
-        ({"serializer": "pickle"}, "json"),
         ({"priority": "high"}, "0 to 9"),
         ({"time_limit": 1, "soft_time_limit": 2}, "must not be above"),
         ({"time_limit": "3"}, "time_limit must be a positive number"),

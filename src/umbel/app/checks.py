@@ -18,7 +18,6 @@ def check_call(
     task_id: object,
     queue: object,
     priority: object,
-    serializer: object,
 ) -> None:
     """`TypeError` or `ValueError` for an option that no worker could make sense of."""
     if not isinstance(args, (tuple, list)) or not isinstance(kwargs, dict):
@@ -29,11 +28,6 @@ def check_call(
     if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise ValueError(
             f"{name}: priority must be from 0 to 9, 9 the most urgent; got {priority!r}. "
-            f"{NOTHING_SENT}"
-        )
-    if serializer not in {None, "json"}:
-        raise ValueError(
-            f"{name}: serializer must be 'json', the only one there is; got {serializer!r}. "
             f"{NOTHING_SENT}"
         )
     for option, value in (("task_id", task_id), ("queue", queue)):

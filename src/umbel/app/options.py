@@ -28,7 +28,9 @@ class SendOptions(TypedDict, total=False):
     ignore_result: bool | None
     """Store no result; `get()` then returns None at once."""
     serializer: str | None
-    """Only "json"."""
+    """Default: the task's, else `task_serializer`."""
+    compression: str | None
+    """Default: the task's, else `task_compression`."""
     time_limit: float | None
     """Hard limit in seconds: the task's process is killed."""
     soft_time_limit: float | None
@@ -58,5 +60,9 @@ class TaskOptions(TypedDict, total=False):
     """0 to 9, 9 the most urgent; default: `task_default_priority`."""
     expires: float | None
     """Seconds after sending when it is dropped if it has not started; default: never."""
+    serializer: str | None
+    """Default: `task_serializer`."""
+    compression: str | None
+    """Default: `task_compression`."""
     throws: tuple[type[Exception], ...]
     """Errors that are expected: raised as themselves by `get`, logged without a traceback."""

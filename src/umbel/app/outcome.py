@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Ending = Literal["success", "failure", "retry", "unknown", "undecodable"]
+Ending = Literal["success", "failure", "retry", "unknown", "undecodable", "disallowed"]
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):

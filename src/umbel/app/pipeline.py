@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from umbel import clock, states
 from umbel.app.outcome import Outcome
 from umbel.app.request import Request, RetryPlan, current
-from umbel.exceptions import DecodeError, EncodeError, Retry
+from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, Retry
 from umbel.message import result as result_message
 from umbel.message import task as task_message
+from umbel.message.content import content_types
 from umbel.message.result import ErrorRecord, describe_exception, format_traceback
-from umbel.message.serializer import dumps
+from umbel.message.task import too_large
 
 if TYPE_CHECKING:
     from umbel.app.app import App
@@ -42,11 +43,15 @@ class Pipeline:
         self._tasks = app.tasks
         self._node = node
         self._report_memory = report_memory
+        self._accept = content_types(app.conf.accept_content)
+        self._limit = app.conf.task_max_message_bytes
 
     def execute(self, number: int, payload: bytes, deliveries: int, call: Call) -> Outcome:
         """Run one delivery. Never raises what a task raised."""
         try:
-            message = task_message.decode(payload)
+            message = task_message.decode(payload, self._accept, self._limit)
+        except ContentDisallowed as error:
+            return Outcome(number, "disallowed", error=str(error))
         except DecodeError as error:
             return Outcome(number, "undecodable", error=str(error))
         headers = message.headers
@@ -111,10 +116,9 @@ class Pipeline:
         error: BaseException | None,
     ) -> Outcome:
         """The outcome of what happened; a recorded retry outweighs all else."""
-        limit = self._app.conf.task_max_message_bytes
         try:
             if request.retry is not None:
-                follow_up = _follow_up(payload, message, request.retry, limit)
+                follow_up = _follow_up(payload, message, request.retry, self._limit)
                 return self._conclude_retry(request, request.retry, follow_up)
             if error is None:
                 return self._conclude_success(task, request, value)
@@ -131,9 +135,8 @@ class Pipeline:
             meta = result_message.encode_success(
                 request.id, value, clock.time(), parent_id=request.parent_id
             )
-            limit = self._app.conf.task_max_message_bytes
-            if len(meta) > limit:
-                raise EncodeError(_too_large(meta, limit))
+            if len(meta) > self._limit:
+                raise too_large(meta, self._limit)
         if logger.isEnabledFor(logging.INFO):
             logger.info("Task %s[%s] succeeded", task.name, request.id)
         return Outcome(0, "success", result=meta)
@@ -201,15 +204,19 @@ def _follow_up(payload: bytes, message: task_message.Task, plan: RetryPlan, limi
     headers = message.headers
     nonce = (message.properties.delivery_tag or "").rpartition(":")[2].partition(".")[0]
     tag = f"{headers.id}:{nonce}.{plan.retries}"
-    body = None
+    body = compression = None
     if plan.args is not None or plan.kwargs is not None:
         args = message.args if plan.args is None else plan.args
         kwargs = message.kwargs if plan.kwargs is None else plan.kwargs
-        body = dumps((args, kwargs, message.embed))
-        if len(body) > limit:
-            raise EncodeError(_too_large(body, limit))
+        value = (args, kwargs, message.embed)
+        body, compression = task_message.encode_body(value, message, limit)
     data = task_message.encode_retry(
-        payload, tag=tag, retries=plan.retries, due=plan.due, body=body
+        payload,
+        tag=tag,
+        retries=plan.retries,
+        due=plan.due,
+        body=body,
+        compression=compression,
     )
     return tag, plan.due, data
 
@@ -218,13 +225,6 @@ def _summarize(record: ErrorRecord) -> str:
     text = f"{record['exc_type']}: {', '.join(map(str, record['exc_message']))}"[:500]
     # A lone surrogate, as in a file's name that is no text, fits into no message.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _too_large(data: bytes, limit: int) -> str:
-    return (
-        f"{len(data) / 2**20:.1f} MiB, and {limit / 2**20:g} MiB is the limit "
-        "(task_max_message_bytes); store it in a file and pass its name"
-    )
 
 
 def _explain(task: Task[..., Any], what: str, refusal: EncodeError) -> EncodeError:

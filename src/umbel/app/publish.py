@@ -11,6 +11,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from msgspec import UNSET
+
 from umbel import clock
 from umbel.app import request
 from umbel.app.checks import check_call, check_limits, check_time
@@ -18,6 +20,8 @@ from umbel.app.options import Moment
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
+from umbel.message.compression import compress
+from umbel.message.content import JSON, encode
 from umbel.message.serializer import describe, dumps
 from umbel.message.task import DeliveryInfo, Headers, Properties
 
@@ -62,6 +66,7 @@ def build_message(
     queue: str | None = None,
     ignore_result: bool | None = None,
     serializer: str | None = None,
+    compression: str | None = None,
     time_limit: float | None = None,
     soft_time_limit: float | None = None,
 ) -> Message:
@@ -75,13 +80,15 @@ def build_message(
         ignore_result = task.ignores_result(ignore_result)
         expires = task.expires if expires is None else expires
         priority = task.priority if priority is None else priority
+        serializer = serializer or task.serializer
+        compression = compression or task.compression
         queue = queue or task.queue
         time_limit = task.time_limit if time_limit is None else time_limit
         soft_time_limit = task.soft_time_limit if soft_time_limit is None else soft_time_limit
     queue = queue or settings.task_default_queue
     if priority is None:
         priority = settings.task_default_priority
-    check_call(name, args, kwargs, task_id, queue, priority, serializer)
+    check_call(name, args, kwargs, task_id, queue, priority)
     id = task_id or new_id()
     tag = f"{id}:{token_hex(4)}"
     parent = request.current.get()
@@ -105,13 +112,24 @@ def build_message(
         headers.eta = None if due is None else task_message.format_time(due)
     if expires is not None:
         _set_expiry(headers, properties, expiry_time(name, settings, expires))
+    serializer = serializer or settings.task_serializer
+    content_type, encoding = JSON, "utf-8"
     try:
-        body = dumps((args, kwargs, task_message.NO_EMBED))
+        if serializer == "json":
+            body = dumps((args, kwargs, task_message.NO_EMBED))
+        else:
+            value = (args, kwargs, task_message.NO_EMBED)
+            body, content_type, encoding = encode(value, serializer)
     except EncodeError as error:
         raise _refuse_argument(name, error) from None
     if len(body) > settings.task_max_message_bytes:
         raise _refuse_size(name, len(body), settings.task_max_message_bytes)
-    return Message(tag, id, queue, task_message.encode(headers, body, properties), priority, due)
+    compression = compression or settings.task_compression
+    if compression:
+        body, method = compress(body, compression)
+        headers.compression = method or UNSET
+    payload = task_message.encode(headers, body, properties, content_type, encoding)
+    return Message(tag, id, queue, payload, priority, due)
 
 
 def due_time(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from umbel.exceptions import ImproperlyConfigured
@@ -32,6 +32,13 @@ class Settings:
     """How long a task without a hard limit may go on after its soft one before it is killed."""
     task_publish_timeout: float = 5.0
     """The one deadline of a publish, over all that it waits for; then `OperationalError`."""
+    task_serializer: str = "json"
+    """What messages are written in: json, yaml, msgpack, pickle, auth, or one that was registered
+    (`umbel.serialization`)."""
+    accept_content: Sequence[str] = ("json",)
+    """Serializers whose messages are read, by name or content type. Others become dead letters."""
+    task_compression: str | None = None
+    """zlib, bzip2, lzma, zstd or brotli; None: not compressed."""
     task_max_message_bytes: int = 32 << 20
     """Largest message and largest stored result."""
     task_max_deliveries: int = 3

@@ -41,6 +41,8 @@ class Task(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         expires: float | None = None,
+        serializer: str | None = None,
+        compression: str | None = None,
         throws: tuple[type[Exception], ...] = (),
     ) -> None:
         functools.update_wrapper(self, function)
@@ -61,6 +63,10 @@ class Task(Generic[P, R]):
         self.priority = priority
         self.expires = expires
         """Seconds after sending; then it is not run any more."""
+        self.serializer = serializer
+        """What its messages are written in; None: `task_serializer`."""
+        self.compression = compression
+        """None: `task_compression`."""
         self.throws = throws
         """Errors that are expected: raised as themselves by `get`, logged without traceback."""
         self._fits = _quick_check(function, bind=bind)

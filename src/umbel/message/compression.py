@@ -14,6 +14,8 @@ from umbel.exceptions import DecodeError, ImproperlyConfigured
 
 PIECE: Final = 64 << 10
 """Bytes that are unfolded at a time."""
+CHUNK: Final = 16 << 10
+"""Bytes that are read at a time."""
 FREE: Final = 4 << 20
 """Bytes that any text may unfold to."""
 RATIO: Final = 200
@@ -112,7 +114,11 @@ def _xz_decompressor() -> _Decompressor:
 
 def _call(module: str, name: str) -> Callable[..., Any]:
     """A function of a module that is imported when it is first needed."""
-    return lambda *given: getattr(importlib.import_module(module), name)(*given)
+
+    def call(*given: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*given)
+
+    return call
 
 
 _ALL: Final = (
@@ -177,7 +183,7 @@ def decompress(data: bytes, name: str, limit: int) -> bytes:
     while not decompressor.eof:
         chunk = b""
         if decompressor.needs_input:
-            chunk = data[read : read + PIECE]
+            chunk = data[read : read + CHUNK]
             read += len(chunk)
         try:
             piece = decompressor.decompress(chunk, PIECE)

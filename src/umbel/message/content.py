@@ -73,9 +73,10 @@ def _write_yaml(value: object) -> str:
 
 @cache
 def _yaml_loader() -> Any:
-    yaml = _yaml()
+    base: Any = _yaml().SafeLoader
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    # Not the loader in C: libyaml composes without a limit of depth and overflows the C stack.
+    class Loader(base):  # type: ignore[misc]  # without PyYAML it has no type
         """Plain values only, and no merging of mappings, by which a small text becomes huge."""
 
         def flatten_mapping(self, node: Any) -> None:
@@ -87,7 +88,7 @@ def _yaml_loader() -> Any:
 
 
 def _read_yaml(data: bytes) -> object:
-    value = _yaml().load(data, _yaml_loader())  # noqa: S506  (a safe loader)
+    value = _yaml().load(data, _yaml_loader())
     if b"*" in data:  # an alias: a small text may unfold to a huge or endless value
         _measure(value, json_dialect.MAX_DEPTH, [MAX_NODES])
     return value
@@ -134,15 +135,13 @@ def _msgpack_plain(value: Any, depth: int) -> Any:
     if depth == 0:
         raise EncodeError(f"nested more than {MSGPACK_DEPTH} levels deep")
     if isinstance(value, dict):
-        return {
-            _msgpack_key(key): _msgpack_plain(item, depth - 1) for key, item in value.items()
-        }
+        return {_msgpack_key(key): _msgpack_plain(item, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_msgpack_plain(item, depth - 1) for item in value]
-    for atom in (str, int, float, bytes):
+    for atom in (str, int, float):
         if isinstance(value, atom):
             return atom(value)
-    if isinstance(value, (bytearray, memoryview)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     raise EncodeError(f"msgpack has no form for {kind.__name__}; pass plain values instead")
 
@@ -190,7 +189,7 @@ def register(
 
 
 def unregister(name: str) -> None:
-    """Forget a serializer (`kombu.serialization.unregister`); `SerializerNotInstalled` if unknown."""
+    """Forget a serializer (`kombu.serialization.unregister`)."""
     found = find(name)
     del _by_name[found.name]
     _by_type.pop(found.content_type, None)
@@ -223,8 +222,8 @@ def content_types(names: Iterable[str]) -> frozenset[str]:
     return frozenset(find(name).content_type for name in names)
 
 
-def encode(value: object, name: str) -> tuple[bytes, Serializer]:
-    """A value's bytes by the serializer of that name or content type.
+def encode(value: object, name: str) -> tuple[bytes, str, str]:
+    """A value's bytes by the serializer of that name or content type; content type and encoding.
 
     `EncodeError` if it cannot write the value.
     """
@@ -238,7 +237,9 @@ def encode(value: object, name: str) -> tuple[bytes, Serializer]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise EncodeError(f"cannot be written as {chosen.name}: {reason[:500]}") from error
-    return (data.encode("utf-8") if isinstance(data, str) else data), chosen
+    if isinstance(data, str):
+        data = data.encode("utf-8")
+    return data, chosen.content_type, chosen.encoding
 
 
 def decode(data: bytes, content_type: str | None, accept: frozenset[str]) -> Any:

@@ -45,6 +45,8 @@ _CELERY_MODULES: dict[type, str] = {
             exceptions.OperationalError,
             exceptions.EncodeError,
             exceptions.DecodeError,
+            exceptions.ContentDisallowed,
+            exceptions.SerializerNotInstalled,
         ),
         "celery.exceptions": (
             exceptions.AlreadyRegistered,

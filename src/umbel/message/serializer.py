@@ -19,7 +19,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -29,6 +29,7 @@ from umbel.exceptions import DecodeError, EncodeError
 MAX_DEPTH = 1000
 """Levels of nesting that are written or read. A stock interpreter's own limit is the same."""
 
+T = TypeVar("T")
 _PLAIN = frozenset({str, int, bool, type(None)})
 _SAFE_INT_BITS = 2000  # below any `sys.set_int_max_str_digits`, whose minimum is 640 digits
 
@@ -239,9 +240,10 @@ class _Writer:
             return self.plain(reducer())
         if _is_lazy_text(value):
             return str(value)
-        for kind, tag, spell in _SPELLERS:
+        for kind, (tag, spell) in _spellers.items():
             if isinstance(value, kind):
-                return {"__type__": tag, "__value__": spell(value)}
+                plain = self.plain(spell(value))
+                return plain if tag is None else {"__type__": tag, "__value__": plain}
         if isinstance(value, bytes):
             return _tag_bytes(value)
         type_name = type(value).__name__
@@ -253,13 +255,36 @@ class _Writer:
         return EncodeError(message, problem, tuple(self.path), type(self.culprit).__name__)
 
 
-_SPELLERS: tuple[tuple[type, str, Callable[[Any], object]], ...] = (
-    (datetime, "datetime", datetime.isoformat),  # first: a datetime is a date too
-    (date, "date", lambda value: value.isoformat()),
-    (time, "time", lambda value: value.isoformat()),
-    (Decimal, "decimal", str),
-    (UUID, "uuid", lambda value: {"hex": value.hex}),
-)
+_spellers: dict[type, tuple[str | None, Callable[[Any], object]]] = {
+    datetime: ("datetime", datetime.isoformat),  # first: a datetime is a date too
+    date: ("date", lambda value: value.isoformat()),
+    time: ("time", lambda value: value.isoformat()),
+    Decimal: ("decimal", str),
+    UUID: ("uuid", lambda value: {"hex": value.hex}),
+}
+
+
+def register_type(
+    t: type[T],
+    marker: str | None,
+    encoder: Callable[[T], object],
+    decoder: Callable[[Any], T] = lambda value: value,
+) -> None:
+    """Let JSON carry values of a class (`kombu.utils.json.register_type`).
+
+    `encoder` makes a value that JSON has; with a `marker` it travels as
+    `{"__type__": marker, "__value__": …}` and `decoder` makes the object again; without one the
+    reader gets what the encoder made. Instances of subclasses are written too. Producer and worker
+    both have to register it; a reader that has not cannot read the message. `ValueError` for a
+    marker that is taken by another class's.
+    """
+    if marker is not None:
+        taken = any(tag == marker and kind is not t for kind, (tag, _) in _spellers.items())
+        if taken or marker in {"bytes", "base64"}:
+            raise ValueError(f"the marker {marker!r} is taken by another type; choose another")
+        _readers[marker] = decoder
+    _spellers[t] = (marker, encoder)
+
 
 _ADVICE = {
     ("builtins", "set"): "pass a list instead",
@@ -352,7 +377,7 @@ def _read_base64(value: str) -> bytes:
     return binascii.a2b_base64(value.encode("utf-8"))
 
 
-_READERS: dict[str, Callable[[Any], object]] = {
+_readers: dict[str, Callable[[Any], object]] = {
     "datetime": datetime.fromisoformat,
     "date": _read_date,
     "time": time.fromisoformat,
@@ -367,10 +392,10 @@ def _untag(fields: dict[str, object]) -> object:
     if len(fields) != 2 or "__type__" not in fields or "__value__" not in fields:
         return fields
     tag, value = fields["__type__"], fields["__value__"]
-    reader = _READERS.get(tag) if isinstance(tag, str) else None
+    reader = _readers.get(tag) if isinstance(tag, str) else None
     if reader is None:
         shown = repr(tag[:60]) if isinstance(tag, str) else type(tag).__name__
-        raise DecodeError(f"unknown type tag {shown}; this reader knows {', '.join(_READERS)}")
+        raise DecodeError(f"unknown type tag {shown}; this reader knows {', '.join(_readers)}")
     try:
         return reader(value)
     except Exception as error:  # noqa: BLE001  (any value may come here)

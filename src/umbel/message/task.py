@@ -54,7 +54,7 @@ class Headers(msgspec.Struct, gc=False):
     replaced_task_nesting: Count | None = 0
     stamped_headers: list[str] | None = None
     stamps: dict[str, Any] | None = msgspec.field(default_factory=dict)
-    compression: str | None | msgspec.UnsetType = msgspec.UNSET
+    compression: str | msgspec.UnsetType | None = msgspec.UNSET
     """The content type of the body's compression; not written where there is none."""
 
 
@@ -241,7 +241,7 @@ def encode_body(value: object, message: Task, limit: int) -> tuple[bytes, str | 
 
     `EncodeError` if the serializer of that message cannot write them, or beyond `limit` bytes.
     """
-    body, _ = content.encode(value, message.content_type)
+    body, *_ = content.encode(value, message.content_type)
     if len(body) > limit:
         raise too_large(body, limit)
     if message.headers.compression:

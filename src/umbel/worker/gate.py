@@ -88,6 +88,8 @@ class Gate:
         """What follows from how a delivery ended where it ran."""
         if outcome.ending == "undecodable":
             return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
+        if outcome.ending == "disallowed":
+            return self._settler.disallowed(held.delivery, outcome.error or "", held.headers)
         if outcome.ending == "unknown":
             return self.unknown(held.delivery, held.headers)
         return self._settler.ended(held.delivery, held.headers, outcome)

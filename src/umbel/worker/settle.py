@@ -16,6 +16,7 @@ from umbel.engines.broker import (
     StoredResult,
 )
 from umbel.exceptions import (
+    ContentDisallowed,
     DecodeError,
     NotRegistered,
     TaskRevokedError,
@@ -106,6 +107,11 @@ class Settler:
             return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
         end = Bury(headers.id, headers.task, "undecodable", why)
         return self._close(delivery, headers, end, states.FAILURE, DecodeError(why))
+
+    def disallowed(self, delivery: Delivery, why: str, headers: Headers) -> Settlement:
+        """Its content is of a type that is not accepted, so it was not decoded."""
+        end = Bury(headers.id, headers.task, "disallowed", why)
+        return self._close(delivery, headers, end, states.FAILURE, ContentDisallowed(why))
 
     def put_back(
         self,
