@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from umbel.engines.broker import Message
     from umbel.engines.state import Engine
     from umbel.engines.waiting import ResultWaiter
-    from umbel.result import AsyncResult
+    from umbel.result import AsyncResult, ResultSet
+    from umbel.result import AsyncResult as Result  # the method of that name hides it
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -203,7 +204,7 @@ class App:
         from umbel.result import AsyncResult
 
         self.engine.broker.publish((message,), timeout=self.conf.task_publish_timeout)
-        return AsyncResult(message.id, self, queue=message.queue, ignored=ignored)
+        return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
 
     async def apublish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:
         """`publish` for coroutines; concurrent calls travel in one batch."""
@@ -214,13 +215,23 @@ class App:
 
             self._sender = Sender(lambda: self.engine.broker, self.conf.task_publish_timeout)
         await self._sender.publish(message)
-        return AsyncResult(message.id, self, queue=message.queue, ignored=ignored)
+        return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
 
-    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802  (Celery's name)
+    def AsyncResult(  # noqa: N802  (Celery's name)
+        self, id: str, *, parent: AsyncResult[Any] | None = None
+    ) -> AsyncResult[Any]:
         """The result of a task by its id, sent by whomever."""
         from umbel.result import AsyncResult
 
-        return AsyncResult(id, self)
+        return AsyncResult(id, app=self, parent=parent)
+
+    def ResultSet(  # noqa: N802  (Celery's name)
+        self, results: Iterable[Result[R]]
+    ) -> ResultSet[R]:
+        """The results of many tasks, to be waited for together."""
+        from umbel.result import ResultSet
+
+        return ResultSet(results, app=self)
 
     @property
     def waiter(self) -> ResultWaiter:

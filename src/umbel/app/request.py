@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from umbel._state import current_request
+
 
 class RetryPlan(msgspec.Struct, frozen=True):
     """A decision to run the task again; the attempt's outcome, whatever it returns or raises."""
@@ -46,5 +48,5 @@ class Request(msgspec.Struct):
     retry: RetryPlan | None = None
 
 
-current: ContextVar[Request | None] = ContextVar("umbel_request", default=None)
+current: ContextVar[Request | None] = current_request
 """The request of the task that runs in this context."""

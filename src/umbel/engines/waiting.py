@@ -1,80 +1,154 @@
-"""Waiting for results: in the calling thread, or for coroutines by one background thread."""
+"""Waiting for results: in the calling thread, or for others by one background thread."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from umbel.engines.broker import StoredResult
 from umbel.engines.results import ResultStore
 from umbel.states import READY_STATES
 
+if TYPE_CHECKING:
+    import asyncio
+
 SLOW_LOOK: Final = 0.5
 """Seconds after which a waiter looks even if nobody woke it."""
+NEVER: Final = float("inf")
+CHEAP_LOOK: Final = 0.005
+"""A look that took more seconds than this is followed by a pause of its own length: news about
+one of ten thousand results must not keep a processor busy."""
 
 
-def wait_for_result(
-    results: ResultStore, id: str, timeout: float | None, quiet: Callable[[], None], after: float
-) -> StoredResult | None:
-    """The task's end, or None after `timeout` seconds (None: no limit).
+def wait_for_results(
+    results: ResultStore,
+    ids: Iterable[str],
+    timeout: float | None,
+    *,
+    quiet: Callable[[], object] | None = None,
+    after: float = 0.0,
+    on_interval: Callable[[], object] | None = None,
+    interval: float = SLOW_LOOK,
+    on_change: Callable[[StoredResult], object] | None = None,
+) -> Generator[list[StoredResult]]:
+    """The ends of tasks, in lists as they come; it stops after `timeout` seconds (None: never).
 
-    `quiet` is called once if there is none after `after` seconds.
+    One wait, and one look at each piece of news, however many the ids are. A timeout of 0 looks
+    once. `quiet` is called once if anything is missing after `after` seconds, `on_interval` every
+    `interval` seconds, `on_change` for every state that is seen. Close it when you break off.
     """
-    stored = results.get([id]).get(id)
-    if stored is not None and stored.status in READY_STATES:
-        return stored
+    lookout = _Lookout(results, ids, on_change)
     start = time.monotonic()
+    if ended := lookout.look():
+        yield ended
+    if not lookout.pending or (timeout is not None and timeout <= 0):
+        return
+    end = NEVER if timeout is None else start + timeout
+    calls = []
+    if quiet is not None:
+        calls.append(_Call(start + after, NEVER, quiet))
+    if on_interval is not None:
+        calls.append(_Call(start + interval, interval, on_interval))
     waker = results.listen()
     poll = select.poll()  # select() cannot take a descriptor above 1023
     poll.register(waker, select.POLLIN)
     try:
         while True:
             waker.drain()
-            stored = results.get([id]).get(id)
-            if stored is not None and stored.status in READY_STATES:
-                return stored
-            waited = time.monotonic() - start
-            if timeout is not None and waited >= timeout:
-                return None
-            if waited >= after:
-                quiet()
-                after = float("inf")
-            rest = min(SLOW_LOOK, after - waited)
-            if timeout is not None:
-                rest = min(rest, timeout - waited)
-            poll.poll(rest * 1000 + 0.5)
+            if ended := lookout.look():
+                yield ended
+            now = time.monotonic()
+            if not lookout.pending or now >= end:
+                return
+            for call in calls:
+                call.make(now)
+            lookout.rest()
+            until = min(now + SLOW_LOOK, end, *(call.at for call in calls))
+            poll.poll(max(until - time.monotonic(), 0.0) * 1000 + 0.5)
     finally:
         waker.close()
 
 
-Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+class _Lookout:
+    """Looks into the store for what is still pending."""
+
+    def __init__(
+        self,
+        results: ResultStore,
+        ids: Iterable[str],
+        on_change: Callable[[StoredResult], object] | None,
+    ) -> None:
+        self.pending = dict.fromkeys(ids)
+        self._results = results
+        self._on_change = on_change
+        self._seen: dict[str, bytes] = {}
+        self._cost = 0.0
+
+    def look(self) -> list[StoredResult]:
+        """Those that have ended since."""
+        start = time.monotonic()
+        found = self._results.get(list(self.pending)) if self.pending else {}
+        for stored in found.values() if self._on_change else ():
+            if self._on_change and self._seen.get(stored.id) != stored.meta:
+                self._seen[stored.id] = stored.meta
+                self._on_change(stored)
+        ended = [stored for stored in found.values() if stored.status in READY_STATES]
+        for stored in ended:
+            del self.pending[stored.id]
+        self._cost = time.monotonic() - start
+        return ended
+
+    def rest(self) -> None:
+        """Pause after a look that was dear."""
+        if self._cost > CHEAP_LOOK:
+            time.sleep(min(self._cost, SLOW_LOOK))
+
+
+class _Call:
+    """Something to call at a time, and then again and again."""
+
+    def __init__(self, at: float, every: float, function: Callable[[], object]) -> None:
+        self.at = at
+        self._every = every
+        self._function = function
+
+    def make(self, now: float) -> None:
+        if now >= self.at:
+            self.at = now + self._every
+            self._function()
+
+
+Call = tuple["asyncio.AbstractEventLoop", "asyncio.Future[Any]"]
 """A coroutine that waits for a background thread: its loop, and what it awaits."""
 
 
-def answer(call: Call, error: BaseException | None = None) -> None:
-    """From a background thread: let a coroutine go on, with an error if there is one."""
+def answer(call: Call, error: BaseException | None = None, value: object = None) -> None:
+    """From a background thread: let a coroutine go on, with a value or an error."""
     loop, done = call
     with contextlib.suppress(RuntimeError):  # its loop has been closed; nobody waits any more
-        loop.call_soon_threadsafe(_finish, done, error)
+        loop.call_soon_threadsafe(_finish, done, error, value)
 
 
-def _finish(done: asyncio.Future[None], error: BaseException | None) -> None:
+def _finish(done: asyncio.Future[Any], error: BaseException | None, value: object) -> None:
     if done.done():
         return
     if error is None:
-        done.set_result(None)
+        done.set_result(value)
     else:
         done.set_exception(error)
 
 
+Watch = Callable[[StoredResult | None, BaseException | None], None]
+"""Called in the background thread: with a task's end, or with why there will be none."""
+
+
 class ResultWaiter:
-    """Waits for any number of results in one thread, on behalf of event loops."""
+    """Waits for any number of results in one thread, on behalf of callbacks and event loops."""
 
     def __init__(self, results: Callable[[], ResultStore]) -> None:
         self._results = results
@@ -83,29 +157,43 @@ class ResultWaiter:
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[Call]] = {}
+        self._waiting: dict[str, list[Watch]] = {}
         self._nudge = -1
 
-    async def wait(self, id: str) -> None:
-        """Return once the task has ended. Cancelling the wait leaves nothing behind."""
+    def watch(self, id: str, watch: Watch) -> None:
+        """Call `watch`, once, when the task has ended."""
         if self._pid != os.getpid():
             self._start_afresh()  # the parent's thread is not in a forked process
-        loop = asyncio.get_running_loop()
-        call = (loop, loop.create_future())
         with self._lock:
-            self._waiting.setdefault(id, []).append(call)
+            self._waiting.setdefault(id, []).append(watch)
             if self._nudge < 0:
                 self._start()
             os.write(self._nudge, b"!")
+
+    def unwatch(self, id: str, watch: Watch) -> None:
+        """Call it no more."""
+        with self._lock:
+            watches = self._waiting.get(id, [])
+            if watch in watches:
+                watches.remove(watch)
+            if not watches:
+                self._waiting.pop(id, None)
+
+    async def wait(self, id: str) -> StoredResult:
+        """A task's end. Cancelling the wait leaves nothing behind."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[StoredResult] = loop.create_future()
+
+        def watch(stored: StoredResult | None, error: BaseException | None) -> None:
+            answer((loop, future), error, stored)
+
+        self.watch(id, watch)
         try:
-            await call[1]
+            return await future
         finally:
-            with self._lock:
-                calls = self._waiting.get(id, [])
-                if call in calls:
-                    calls.remove(call)
-                if not calls:
-                    self._waiting.pop(id, None)
+            self.unwatch(id, watch)
 
     def _start(self) -> None:
         nudged, self._nudge = os.pipe()
@@ -117,32 +205,40 @@ class ResultWaiter:
         except Exception as error:  # noqa: BLE001  (handed to each caller; the next starts anew)
             with self._lock:
                 nudge, self._nudge = self._nudge, -1
-                calls = [call for calls in self._waiting.values() for call in calls]
+                watches = [watch for watches in self._waiting.values() for watch in watches]
                 self._waiting.clear()
             os.close(nudge)
             os.close(nudged)
-            for call in calls:
-                answer(call, error)
+            for watch in watches:
+                watch(None, error)
 
     def _serve(self, nudged: int) -> None:
         results = self._results()
+        self._look(results)  # what has ended already needs no listening
         waker = results.listen()
         poll = select.poll()
         for source in (nudged, waker.fileno()):
             poll.register(source, select.POLLIN)
         try:
             while True:
+                waker.drain()
+                before = time.monotonic()
+                self._look(results)
+                spent = time.monotonic() - before
+                if spent > CHEAP_LOOK:
+                    time.sleep(min(spent, SLOW_LOOK))
                 ready = poll.poll(SLOW_LOOK * 1000 if self._waiting else None)
                 if any(source == nudged for source, _ in ready):
                     os.read(nudged, 65536)
-                waker.drain()
-                with self._lock:
-                    ids = list(self._waiting)
-                for id, stored in (results.get(ids) if ids else {}).items():
-                    if stored.status in READY_STATES:
-                        with self._lock:
-                            calls = self._waiting.pop(id, [])
-                        for call in calls:
-                            answer(call)
         finally:
             waker.close()
+
+    def _look(self, results: ResultStore) -> None:
+        with self._lock:
+            ids = list(self._waiting)
+        for id, stored in (results.get(ids) if ids else {}).items():
+            if stored.status in READY_STATES:
+                with self._lock:
+                    watches = self._waiting.pop(id, [])
+                for watch in watches:
+                    watch(stored, None)

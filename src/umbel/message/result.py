@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
 from umbel import exceptions, states
-from umbel.exceptions import DecodeError, RemoteError
+from umbel.exceptions import DecodeError, EncodeError, RemoteError
 from umbel.message.serializer import dumps, is_deep, loads
 
+T = TypeVar("T")
 TEXT_LIMIT = 64 * 1024
 """Bytes of UTF-8 to which a record's arguments together, and a traceback, are cut."""
 
@@ -88,6 +89,24 @@ class Meta(msgspec.Struct, frozen=True):
     """When the task ended: ISO 8601 with an offset; None while it has not."""
     parent_id: str | None = None
     group_id: str | None = None
+    name: str | None = None
+    """From here on: only where the setting `result_extended` is on."""
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+
+
+class Extended(TypedDict):
+    """What is stored besides where the setting `result_extended` is on."""
+
+    name: str
+    args: object
+    kwargs: object
+    worker: str | None
+    retries: int
+    queue: str | None
 
 
 class ErrorRecord(TypedDict):
@@ -107,13 +126,17 @@ def encode_success(
     *,
     parent_id: str | None = None,
     group_id: str | None = None,
+    children: Sequence[object] = (),
+    extended: Extended | None = None,
 ) -> bytes:
     """Write the meta of a task that returned `value` at `done_at` (Unix time).
 
+    `children` are the result tuples of the tasks that it has sent.
     Raises `EncodeError` if JSON cannot express the value.
     """
     result = dumps(value, "return value")
-    return _assemble(states.SUCCESS, result, None, done_at, task_id, parent_id, group_id)
+    data = _assemble(states.SUCCESS, result, None, done_at, task_id, parent_id, group_id, children)
+    return data if extended is None else _extend(data, extended)
 
 
 def encode_failure(
@@ -125,13 +148,18 @@ def encode_failure(
     status: str = states.FAILURE,
     parent_id: str | None = None,
     group_id: str | None = None,
+    children: Sequence[object] = (),
+    extended: Extended | None = None,
 ) -> bytes:
     """Write the meta of a task that failed, was revoked (REVOKED) or will run again (RETRY).
 
     `error` is what `describe_exception` made, which can always be written. `done_at` is Unix
     time; None while the task has not ended, as for a RETRY.
     """
-    return _assemble(status, dumps(error), traceback, done_at, task_id, parent_id, group_id)
+    data = _assemble(
+        status, dumps(error), traceback, done_at, task_id, parent_id, group_id, children
+    )
+    return data if extended is None else _extend(data, extended)
 
 
 def decode(data: bytes | memoryview) -> Meta:
@@ -151,6 +179,12 @@ def decode(data: bytes | memoryview) -> Meta:
         date_done=_read_optional(fields, "date_done"),
         parent_id=_read_optional(fields, "parent_id"),
         group_id=_read_optional(fields, "group_id"),
+        name=_read_optional(fields, "name"),
+        args=_read_as(fields, "args", list),
+        kwargs=_read_as(fields, "kwargs", dict),
+        worker=_read_optional(fields, "worker"),
+        retries=_read_as(fields, "retries", int),
+        queue=_read_optional(fields, "queue"),
     )
 
 
@@ -223,16 +257,31 @@ def _assemble(
     task_id: str,
     parent_id: str | None,
     group_id: str | None,
+    children: Sequence[object],
 ) -> bytes:
     # Put together by hand: the result is JSON already, and this runs once for every task.
     date_done = b"null" if done_at is None else _spell_time(done_at)
-    head = b'{"status":%b,"result":%b,"traceback":%b,"children":[],"date_done":%b,"task_id":%b'
-    data = head % (dumps(status), result, dumps(traceback), date_done, dumps(task_id))
+    sent = dumps(children) if children else b"[]"
+    head = b'{"status":%b,"result":%b,"traceback":%b,"children":%b,"date_done":%b,"task_id":%b'
+    data = head % (dumps(status), result, dumps(traceback), sent, date_done, dumps(task_id))
     if parent_id is not None:
         data += b',"parent_id":' + dumps(parent_id)
     if group_id is not None:
         data += b',"group_id":' + dumps(group_id)
     return data + b"}"
+
+
+def _extend(data: bytes, extended: Extended) -> bytes:
+    """A meta with what few of them have; what cannot be written is there as its repr."""
+    fields = [dumps(key) + b":" + _dump_safely(value) for key, value in extended.items()]
+    return data[:-1] + b"," + b",".join(fields) + b"}"
+
+
+def _dump_safely(value: object) -> bytes:
+    try:
+        return dumps(value)
+    except EncodeError:
+        return dumps(_repr_safely(value))
 
 
 def _spell_time(at: float) -> bytes:
@@ -341,6 +390,12 @@ def _read_optional(fields: dict[str, object], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise DecodeError(f"not a stored result: {key} is {_kind(value)}, not text")
     return value
+
+
+def _read_as(fields: dict[str, object], key: str, kind: type[T]) -> T | None:
+    """A field that is there for people: None if it is something else than it should be."""
+    value = fields.get(key)
+    return value if isinstance(value, kind) else None
 
 
 def _read_args(message: object) -> tuple[object, ...]:

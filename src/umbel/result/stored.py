@@ -1,0 +1,165 @@
+"""What lies in the store under a task's id, and what is made of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from umbel import clock, states
+from umbel.exceptions import (
+    BackendGetMetaError,
+    DecodeError,
+    ImproperlyConfigured,
+    TaskRevokedError,
+)
+
+if TYPE_CHECKING:
+    from umbel.app import App
+    from umbel.engines.broker import StoredResult
+    from umbel.engines.results import ResultStore
+    from umbel.message.result import Meta
+
+logger = logging.getLogger("umbel.result")
+
+REVOKED_FOR: Final = 7 * 86400.0
+"""Seconds for which a revocation is remembered."""
+
+MetaDict = dict[str, Any]
+"""A stored state as Celery's callbacks get it: task_id, status, result, traceback, children…"""
+
+
+def current_app() -> App:
+    """The app that a result belongs to when none is named."""
+    raise ImproperlyConfigured("A result needs its app: AsyncResult(id, app=app).")
+
+
+def result_store(app: App) -> ResultStore:
+    """The app's result store."""
+    return app.engine.results
+
+
+def decode(stored: StoredResult) -> Meta:
+    """A stored result's meta; `BackendGetMetaError` if it is none."""
+    from umbel.message import result as message
+
+    try:
+        return message.decode(stored.meta)
+    except DecodeError as error:
+        text = f"The stored result of task {stored.id} cannot be read: {error}"
+        raise BackendGetMetaError(text, task_id=stored.id) from error
+
+
+def stored_value(app: App, meta: Meta) -> object:
+    """The return value, or the exception made anew, with the worker's traceback as a note."""
+    if meta.status not in states.EXCEPTION_STATES:
+        return meta.result
+    from umbel.message import result as message
+
+    error = message.restore_exception(meta.result, known_exceptions(app))
+    if meta.traceback:
+        error.add_note(f"In the worker:\n{meta.traceback}")
+    return error
+
+
+def meta_dict(app: App, meta: Meta) -> MetaDict:
+    """A meta as Celery's callbacks get it."""
+    return {
+        "task_id": meta.task_id,
+        "status": meta.status,
+        "result": stored_value(app, meta),
+        "traceback": meta.traceback,
+        "children": meta.children,
+        "date_done": meta.date_done,
+    }
+
+
+def message_watch(
+    app: App, on_message: Callable[[MetaDict], object]
+) -> Callable[[StoredResult], None]:
+    """What calls `on_message` with each stored state."""
+
+    def watch(stored: StoredResult) -> None:
+        on_message(meta_dict(app, decode(stored)))
+
+    return watch
+
+
+def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
+    """Revoke tasks in one step; those that were still waiting."""
+    from umbel.engines.broker import StoredResult
+    from umbel.message import result as message
+
+    now = clock.time()
+    record = message.describe_exception(TaskRevokedError("revoked"))
+    keep = app.conf.result_expires
+    expires = None if keep is None else now + keep
+    results = [
+        StoredResult(
+            id,
+            states.REVOKED,
+            message.encode_failure(id, record, now, status=states.REVOKED),
+            expires,
+        )
+        for id in dict.fromkeys(ids)
+    ]
+    waiting = app.engine.state.revoke(results, until=now + REVOKED_FOR)
+    if terminate and len(waiting) < len(results):
+        rest = [result.id for result in results if result.id not in set(waiting)]
+        logger.warning(
+            "Revoked, but not terminated: %s. What runs goes on to its end and is not retried; "
+            "terminating it comes with remote control, a later version.",
+            ", ".join(rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else ""),
+        )
+    return waiting
+
+
+_known: WeakKeyDictionary[App, tuple[int, dict[str, type[BaseException]]]] = WeakKeyDictionary()
+
+
+def known_exceptions(app: App) -> Mapping[str, type[BaseException]]:
+    """The exception classes that an app's tasks know: an error of one comes back as itself.
+
+    They are those named in the tasks' options (`throws`), and those that a module with a task
+    defines or imports. The map is made from the app alone: nothing that a stored record names
+    is looked up, imported or called because it is named.
+    """
+    tasks = list(app.tasks.values())
+    count, known = _known.get(app, (-1, {}))
+    if count != len(tasks):
+        kinds: list[object] = [kind for task in tasks for kind in task.throws]
+        names = {getattr(task.run, "__module__", None) for task in tasks}
+        for module in filter(None, (sys.modules.get(name) for name in names if name)):
+            kinds += vars(module).values()
+        known = {
+            f"{kind.__module__}.{kind.__qualname__}": kind
+            for kind in kinds
+            if isinstance(kind, type) and issubclass(kind, Exception)
+        }
+        _known[app] = len(tasks), known
+    return known
+
+
+def advise(app: App, id: str, queue: str | None) -> str:
+    """What to do if no live worker serves a task's queue; empty if one does.
+
+    `queue` is where it was sent to, if that is known here.
+    """
+    from umbel.engines.run_file import is_alive
+
+    engine = app.engine
+    if queue is None:
+        waiting = engine.broker.browse(id=id, limit=1) if engine.broker.browsable else []
+        if not waiting or waiting[0].worker is not None:
+            return ""
+        queue = waiting[0].queue
+    live = [worker for worker in engine.state.workers() if is_alive(worker, engine.run_dir)]
+    if any(queue in worker.queues for worker in live):
+        return ""
+    others = "; ".join(f"{worker.node} serves {', '.join(worker.queues)}" for worker in live)
+    return (
+        f"Nobody works on its queue {queue!r} of {engine.name}. Live workers: "
+        f"{others or 'none'}. Start one: umbel -A {app.module} worker -Q {queue}"
+    )
