@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from umbel.exceptions import ImproperlyConfigured
+from umbel.app.config import Configuration
 
 
-class Settings:
-    """All settings with their defaults. Durations are seconds."""
+class Settings(Configuration):
+    """The settings that have an effect, with their defaults. Durations are seconds.
+
+    Those of Celery's that have none: `umbel.app.names`. How they are read:
+    `umbel.app.config.Configuration`.
+    """
+
+    compat: str | None = None
+    """"celery": Celery's behaviour in each point of `umbel.app.compat`. Also `--compat` of the
+    worker and `UMBEL_COMPAT`."""
 
     broker_url: str | None = None
     """Where messages lie; None is the embedded store (`umbel.app.location`)."""
+    result_backend: str | None = None
+    """Where results are kept: "broker" is where messages lie. None: the same if `broker_url` is
+    not set either, else nowhere, as in Celery."""
     enable_utc: bool = True
     """A datetime without a zone means UTC; off: it means `timezone`."""
     timezone: str | None = None
@@ -56,28 +66,27 @@ class Settings:
     """How long a worker's lease must stand still before another takes over its work. A worker
     that died on the same host is noticed at once, by its lock."""
 
-    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """Set settings by name; `ImproperlyConfigured` for one that does not exist."""
-        for name, value in {**(values or {}), **more}.items():
-            setattr(self, name, value)
+    def _is_read(self) -> bool:
+        return type(self) is not UnreadSettings
 
-    if not TYPE_CHECKING:  # a type checker knows the names by itself
+    def _unread(self) -> None:
+        self.__class__ = UnreadSettings
 
-        def __setattr__(self, name: str, value: object) -> None:
-            if name not in Settings.__annotations__:
-                raise ImproperlyConfigured(_refuse(name))
-            object.__setattr__(self, name, value)
+    def _settle_in(self) -> None:
+        self.__class__ = Settings
 
 
-ABSENT = dict.fromkeys(
-    ("backend", "result_backend"), "Results are kept in the store itself; leave it out."
-)
-"""Celery's settings that people try first, and what takes their place."""
+Settings._fields = Settings.__annotations__  # noqa: SLF001  (the table is the list of its names)
 
 
-def _refuse(name: str) -> str:
-    import difflib
+class UnreadSettings(Settings):
+    """Settings of which nobody has asked anything yet; the first question makes them `Settings`.
 
-    near = difflib.get_close_matches(name.lower(), Settings.__annotations__, n=1)
-    hint = ABSENT.get(name) or (f"Did you mean {near[0]!r}?" if near else "")
-    return f"There is no setting {name!r} in this version. {hint}".rstrip()
+    So reading them later costs no more than reading any attribute.
+    """
+
+    def __getattribute__(self, name: str) -> object:
+        """Read the sources before the first setting is told."""
+        if name in Settings.__annotations__:
+            self.read()
+        return object.__getattribute__(self, name)

@@ -1,0 +1,553 @@
+"""The settings that Celery knows and that have no effect here, and every name a setting goes by.
+
+`umbel.app.settings.Settings` is the table of those that have an effect; it comes first wherever
+both know a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["no effect", "later", "refused"]
+
+
+class Known(NamedTuple):
+    """A setting of Celery's that nothing here reads."""
+
+    default: object
+    """Celery's default; giving it is no news and is passed over."""
+    kind: Kind
+    """Accepted for good, accepted for what is to come, or an error."""
+    reason: str
+    """Why, and what to do instead."""
+
+
+def _rows(kind: Kind, reason: str, **defaults: object) -> dict[str, Known]:
+    return {name: Known(default, kind, reason) for name, default in defaults.items()}
+
+
+_BROKER_PART = (
+    "one URL says it all: broker_url = 'transport://user:password@host:port/virtual-host'"
+)
+_ONE_STORE = (
+    "the embedded store is a file: there is no connection to keep, so nothing to retry or time; "
+    "task_publish_timeout is the one deadline of a publish"
+)
+_DRIVER = "it tunes a client of a server, and no engine of this version has one"
+_CLASS = "no part of the worker is replaced by a class that a setting names"
+_EVENTS = "comes with events: nothing sends or receives any in this version"
+_REMOTE = "comes with remote control: nothing is broadcast in this version"
+_BEAT = "comes with beat: the value is kept, and nothing runs schedules in this version"
+_CANVAS = "comes with workflows: there are no chords in this version"
+_DAEMON = "the command's own option sets it (umbel worker --help), or the service manager"
+_PRIVILEGES = "set it in the service manager (User=, Group=, UMask= in systemd)"
+_RESULTS = "results are kept in the broker's own store: leave it out, or result_backend = 'broker'"
+_OBJECTS = "comes with result stores of their own; until then " + _RESULTS
+_REDIS = "comes with the Redis engine: nothing connects to Redis in this version"
+_AMQP = "comes with the RabbitMQ engine: the embedded store has only queues"
+_DATABASE = "comes with SQL result stores; until then " + _RESULTS
+
+KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
+    {
+        # ---------------------------------------------------------------------------- general
+        **_rows(
+            "later",
+            "comes with other serializers: messages are JSON and nothing else is decoded",
+            accept_content=("json",),
+            result_accept_content=None,
+        ),
+        **_rows(
+            "later",
+            "comes with the import list: import the modules where the app is made",
+            imports=(),
+            include=(),
+        ),
+        # ------------------------------------------------------------------------------ task_
+        **_rows(
+            "later",
+            "comes with the way a task's failure is acknowledged",
+            task_acks_on_failure_or_timeout=True,
+            task_acks_on_failure=None,
+            task_acks_on_timeout=None,
+        ),
+        **_rows(
+            "later",
+            "comes with eager mode",
+            task_always_eager=False,
+            task_eager_propagates=False,
+            task_store_eager_result=False,
+        ),
+        **_rows("later", "comes with class-based tasks", task_annotations=None),
+        **_rows(
+            "later",
+            "comes with compression: messages and results travel as they are",
+            task_compression=None,
+            result_compression=None,
+        ),
+        **_rows(
+            "later",
+            "comes with routing",
+            task_create_missing_queues=True,
+            task_default_exchange=None,
+            task_default_exchange_type="direct",
+            task_default_routing_key=None,
+            task_queues=None,
+            task_routes=None,
+        ),
+        **_rows(
+            "later",
+            _AMQP,
+            task_create_missing_queue_type="classic",
+            task_create_missing_queue_exchange_type=None,
+            task_default_queue_type="classic",
+            worker_detect_quorum_queues=True,
+        ),
+        **_rows(
+            "later",
+            "comes with priorities that a task's children inherit",
+            task_inherit_parent_priority=False,
+        ),
+        **_rows(
+            "no effect",
+            "every message is durable: it is on the disk before delay() returns",
+            task_default_delivery_mode=2,
+        ),
+        **_rows("later", "comes with rate limits", task_default_rate_limit=None),
+        **_rows(
+            "refused",
+            "messages are written in protocol 2, which Celery reads since 4.0; remove it",
+            task_protocol=2,
+        ),
+        **_rows(
+            "later",
+            "comes with retry_policy: a publish is tried again for task_publish_timeout seconds",
+            task_publish_retry=True,
+            task_publish_retry_policy=MappingProxyType(
+                {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2}
+            ),
+        ),
+        **_rows(
+            "no effect",
+            "every queue has the priorities 0 to 9, 9 the most urgent",
+            task_queue_max_priority=None,
+        ),
+        **_rows(
+            "no effect",
+            "a task whose process died runs again, alone, up to task_max_deliveries times; then "
+            "it is a dead letter",
+            task_reject_on_worker_lost=None,
+            task_retry_on_worker_lost=False,
+        ),
+        **_rows(
+            "no effect",
+            "the worker's traceback is always part of the error that get() raises",
+            task_remote_tracebacks=False,
+        ),
+        **_rows("later", "comes with redacted arguments", task_repr_maxlevels=3),
+        **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
+        **_rows(
+            "later",
+            "comes with other serializers: messages and results are JSON",
+            task_serializer="json",
+            result_serializer="json",
+        ),
+        **_rows(
+            "later",
+            "comes with ignored results whose errors are stored",
+            task_store_errors_even_if_ignored=False,
+        ),
+        **_rows("later", "comes with the state STARTED", task_track_started=False),
+        **_rows("later", _CANVAS, task_allow_error_cb_on_chord_header=False),
+        # ---------------------------------------------------------------------------- worker_
+        **_rows(
+            "refused",
+            f"{_CLASS}; remove it",
+            worker_agent=None,
+            worker_autoscaler="celery.worker.autoscale:Autoscaler",
+            worker_consumer="celery.worker.consumer:Consumer",
+            worker_timer=None,
+        ),
+        **_rows(
+            "no effect",
+            "a worker that loses its store ends what runs; what it cannot settle is fenced and "
+            "runs again elsewhere",
+            worker_cancel_long_running_tasks_on_connection_loss=False,
+        ),
+        **_rows(
+            "later",
+            "comes with the bounded shutdown: SIGTERM waits for what runs, a second one does not",
+            worker_soft_shutdown_timeout=0.0,
+            worker_enable_soft_shutdown_on_idle=False,
+        ),
+        **_rows("later", "comes with routing to one worker", worker_direct=False),
+        **_rows(
+            "no effect",
+            "nothing limits rates in this version, so they are as good as disabled",
+            worker_disable_rate_limits=False,
+        ),
+        **_rows(
+            "no effect",
+            "a task that has ended is settled in the same step and is not delivered again",
+            worker_deduplicate_successful_tasks=False,
+        ),
+        **_rows("later", _REMOTE, worker_enable_remote_control=True, worker_pool_restarts=False),
+        **_rows(
+            "later",
+            "comes with the worker's own logging: -l and -f set level and file",
+            worker_hijack_root_logger=True,
+            worker_log_color=None,
+            worker_log_datefmt=None,
+            worker_log_format="[%(asctime)s: %(levelname)s/%(processName)s] %(message)s",
+            worker_redirect_stdouts=True,
+            worker_redirect_stdouts_level="WARNING",
+            worker_task_log_datefmt=None,
+            worker_task_log_format=(
+                "[%(asctime)s: %(levelname)s/%(processName)s] "
+                "%(task_name)s[%(task_id)s]: %(message)s"
+            ),
+        ),
+        **_rows(
+            "no effect",
+            "an outcome leaves a process before its next task starts, so none comes late",
+            worker_lost_wait=10.0,
+        ),
+        **_rows(
+            "no effect",
+            "this version has one pool, prefork",
+            worker_pool="prefork",
+        ),
+        **_rows(
+            "no effect",
+            "a task is claimed for a free slot, so none has to wait for one",
+            worker_pool_putlocks=True,
+        ),
+        **_rows(
+            "no effect",
+            "processes come from a small program of their own, safe with threads, CUDA and "
+            "sockets, whatever is asked for",
+            worker_pool_start_method="fork",
+        ),
+        **_rows(
+            "no effect",
+            "a process that dies while it starts is seen to die; one that is slow is waited for",
+            worker_proc_alive_timeout=4.0,
+        ),
+        **_rows(
+            "no effect",
+            "tasks are claimed for free slots; the little that is read ahead follows their "
+            "measured time and is handed back when a slot elsewhere in the worker is free",
+            worker_prefetch_multiplier=4,
+            worker_disable_prefetch=False,
+            worker_enable_prefetch_count_reduction=True,
+        ),
+        **_rows(
+            "no effect",
+            "ETAs wait in the store, not in the worker's memory",
+            worker_eta_task_limit=None,
+            worker_timer_precision=1.0,
+        ),
+        **_rows(
+            "no effect",
+            "revocations are kept in the store and outlast every worker",
+            worker_state_db=None,
+        ),
+        **_rows(
+            "no effect",
+            _DAEMON,
+            **{
+                f"{command}_{option}": None
+                for command in ("worker", "beat", "events")
+                for option in ("logfile", "pidfile", "executable")
+            },
+        ),
+        **_rows(
+            "refused",
+            _PRIVILEGES,
+            **{
+                f"{command}_{option}": None
+                for command in ("worker", "beat", "events")
+                for option in ("uid", "gid", "umask")
+            },
+        ),
+        # ---------------------------------------------------------------------------- broker_
+        **_rows(
+            "refused",
+            "messages are written and read in one store: set broker_url",
+            broker_read_url=None,
+            broker_write_url=None,
+        ),
+        **_rows(
+            "refused",
+            _BROKER_PART,
+            broker_transport=None,
+            broker_host=None,
+            broker_port=None,
+            broker_user=None,
+            broker_password=None,
+            broker_vhost=None,
+        ),
+        **_rows(
+            "no effect",
+            "it tunes a transport of Kombu's; on the embedded store a claim lasts as long as its "
+            "worker lives (no visibility timeout), and priorities need no steps",
+            broker_transport_options={},
+        ),
+        **_rows(
+            "no effect",
+            _ONE_STORE,
+            broker_connection_timeout=4,
+            broker_connection_retry=True,
+            broker_connection_retry_on_startup=None,
+            broker_connection_max_retries=100,
+            broker_channel_error_retry=False,
+            broker_failover_strategy=None,
+            broker_heartbeat=120,
+            broker_heartbeat_checkrate=3.0,
+            broker_pool_limit=10,
+            broker_pool_acquire_timeout=None,
+        ),
+        **_rows(
+            "later",
+            _AMQP,
+            broker_login_method=None,
+            broker_native_delayed_delivery_queue_type="quorum",
+        ),
+        **_rows("no effect", _DRIVER, broker_use_ssl=False),
+        # ---------------------------------------------------------------------------- result_
+        **_rows(
+            "no effect",
+            "a result is read from the store when it is asked for; there is no cache",
+            result_cache_max=-1,
+        ),
+        **_rows(
+            "later",
+            _AMQP,
+            result_exchange="celeryresults",
+            result_exchange_type="direct",
+            result_persistent=None,
+        ),
+        **_rows(
+            "later",
+            _CANVAS,
+            result_chord_expires=None,
+            result_chord_retry_interval=1.0,
+            result_chord_join_timeout=3.0,
+        ),
+        **_rows("later", "comes with results that expire by state", result_failure_expires=None),
+        **_rows("later", "comes with extended results", result_extended=False),
+        **_rows(
+            "no effect",
+            "results are written in the step that settles their task, in the broker's own store",
+            result_backend_transport_options={},
+            result_backend_max_sleep_between_retries_ms=10000,
+            result_backend_max_retries=float("inf"),
+            result_backend_base_sleep_between_retries_ms=10,
+            result_backend_always_retry=False,
+            result_backend_thread_safe=False,
+        ),
+        **_rows("refused", f"{_CLASS}; {_RESULTS}", override_backends=None),
+        # ------------------------------------------------------------------------------ beat_
+        **_rows(
+            "later",
+            _BEAT,
+            beat_enable_remote_control=False,
+            beat_remote_control_max_tick_age=None,
+            beat_max_loop_interval=0,
+            beat_sync_every=0,
+            beat_cron_starting_deadline=None,
+        ),
+        **_rows(
+            "later",
+            "comes with beat: the schedule is kept and nothing runs it in this version",
+            beat_schedule={},
+        ),
+        **_rows(
+            "later",
+            "comes with beat, whose one scheduler keeps its state in the store, can be edited at "
+            "run time and takes the place of DatabaseScheduler and RedBeat",
+            beat_scheduler="celery.beat:PersistentScheduler",
+            beat_schedule_filename="celerybeat-schedule",
+        ),
+        # -------------------------------------------------------------------- event_, control_
+        **_rows(
+            "later",
+            _EVENTS,
+            event_queue_expires=60.0,
+            event_queue_ttl=5.0,
+            event_queue_prefix="celeryev",
+            event_queue_exclusive=True,
+            event_queue_durable=False,
+            event_serializer="json",
+            event_exchange="celeryev",
+        ),
+        **_rows(
+            "later",
+            _REMOTE,
+            control_queue_ttl=300.0,
+            control_queue_expires=10.0,
+            control_queue_exclusive=True,
+            control_queue_durable=False,
+            control_exchange="celery",
+        ),
+        # -------------------------------------------------------------------------- security_
+        **_rows(
+            "later",
+            "comes with signed messages: nothing is signed or verified in this version",
+            security_certificate=None,
+            security_cert_store=None,
+            security_key=None,
+            security_key_password=None,
+            security_digest="sha256",
+        ),
+        # ---------------------------------------------------------------------- result stores
+        **_rows(
+            "later",
+            _DATABASE,
+            database_url=None,
+            database_engine_options=MappingProxyType({"pool_pre_ping": True, "pool_recycle": 3600}),
+            database_engine_callback=None,
+            database_short_lived_sessions=False,
+            database_table_schemas=None,
+            database_table_names=None,
+            database_create_tables_at_setup=True,
+        ),
+        **_rows(
+            "later",
+            _REDIS,
+            redis_backend_use_ssl=None,
+            redis_db=None,
+            redis_host=None,
+            redis_max_connections=None,
+            redis_username=None,
+            redis_password=None,
+            redis_port=None,
+            redis_socket_timeout=120.0,
+            redis_socket_connect_timeout=None,
+            redis_retry_on_timeout=False,
+            redis_socket_keepalive=False,
+            redis_backend_health_check_interval=None,
+            redis_backend_credential_provider=None,
+            redis_client_name=None,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on memcached; {_RESULTS}",
+            cache_backend=None,
+            cache_backend_options={},
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on Cassandra; {_RESULTS}",
+            cassandra_entry_ttl=None,
+            cassandra_keyspace=None,
+            cassandra_port=None,
+            cassandra_read_consistency=None,
+            cassandra_servers=None,
+            cassandra_bundle_path=None,
+            cassandra_secure_bundle_path=None,
+            cassandra_table=None,
+            cassandra_write_consistency=None,
+            cassandra_auth_provider=None,
+            cassandra_auth_kwargs=None,
+            cassandra_options={},
+        ),
+        **_rows(
+            "later",
+            _OBJECTS,
+            s3_access_key_id=None,
+            s3_secret_access_key=None,
+            s3_bucket=None,
+            s3_base_path=None,
+            s3_endpoint_url=None,
+            s3_region=None,
+            azureblockblob_container_name="celery",
+            azureblockblob_retry_initial_backoff_sec=2,
+            azureblockblob_retry_increment_base=2,
+            azureblockblob_retry_max_attempts=3,
+            azureblockblob_base_path="",
+            azureblockblob_connection_timeout=20,
+            azureblockblob_read_timeout=120,
+            gcs_bucket=None,
+            gcs_project=None,
+            gcs_base_path="",
+            gcs_ttl=0,
+            gcs_threadpool_maxsize=10,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on Elasticsearch; {_RESULTS}",
+            elasticsearch_retry_on_timeout=None,
+            elasticsearch_max_retries=None,
+            elasticsearch_timeout=None,
+            elasticsearch_save_meta_as_text=True,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on Cosmos DB; {_RESULTS}",
+            cosmosdbsql_database_name="celerydb",
+            cosmosdbsql_collection_name="celerycol",
+            cosmosdbsql_consistency_level="Session",
+            cosmosdbsql_max_retry_attempts=9,
+            cosmosdbsql_max_retry_wait_time=30,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on Couchbase; {_RESULTS}",
+            couchbase_backend_settings=None,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on ArangoDB; {_RESULTS}",
+            arangodb_backend_settings=None,
+        ),
+        **_rows(
+            "refused",
+            f"there is no result store on MongoDB; {_RESULTS}",
+            mongodb_backend_settings=None,
+        ),
+        # ------------------------------------------------ of Celery 3, or read by its Django part
+        **_rows(
+            "no effect",
+            "processes are always started by a program that was exec'd afresh",
+            celeryd_force_execv=False,
+        ),
+        **_rows(
+            "later",
+            "comes with the Django integration",
+            celery_db_reuse_max=None,
+        ),
+        **_rows(
+            "refused",
+            "mails about failed tasks left Celery in 4.0: log records of level ERROR carry the "
+            "exception, so a logging handler (SMTPHandler, Sentry) sends them",
+            celery_send_task_error_emails=False,
+            celery_task_error_whitelist=(),
+        ),
+        **_rows(
+            "refused",
+            f"{_CLASS}; remove it",
+            celeryd_autoreloader=None,
+            celeryd_boot_steps=None,
+            celeryd_mediator=None,
+        ),
+        **_rows(
+            "no effect",
+            "an error in a chord's header always reaches its body",
+            celery_chord_propagates=True,
+        ),
+        **_rows(
+            "no effect",
+            "it configured brokers that Celery itself dropped in 4.0",
+            broker_insist=False,
+            celery_amqp_task_result_connection_max=1,
+            celery_queue_ha_policy=None,
+        ),
+        **_rows("later", _REMOTE, celery_broadcast_queue=None, celery_broadcast_exchange=None,
+                celery_broadcast_exchange_type="fanout"),
+        **_rows("no effect", _DAEMON, celeryd_log_file=None, celeryd_log_level=None,
+                celeryd_pid_file=None, celerybeat_log_file=None, celerybeat_log_level=None,
+                celerybeat_pid_file=None),
+    }
+)  # fmt: skip
