@@ -159,7 +159,7 @@ class Project:
         self.home = self.folder / "home"
         self.log = self.folder / "oracle.log"
         self.oracle = Oracle(self.log)
-        self.app = App("workload", broker=f"sqlite:///{self.home}/queue.db")
+        self.app = App("workload", broker=f"sqlite:///{self.home}/queue.db", backend="broker")
         self._workers: list[Worker] = []
         self._producers: list[subprocess.Popen[bytes]] = []
 

@@ -22,7 +22,7 @@ class Worker:
     """A worker of one child, and an app that sends to it."""
 
     def __init__(self, home: Path) -> None:
-        self.app = App("pools", broker=f"sqlite:///{home}/queue.db")
+        self.app = App("pools", broker=f"sqlite:///{home}/queue.db", backend="broker")
         command = [sys.executable, "-m", "umbel", "-A", "tasks_in_children", "worker", "-c", "1"]
         self.process = subprocess.Popen(
             command,

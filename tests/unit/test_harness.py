@@ -215,9 +215,9 @@ def test_coroutines_run_from_plain_code_and_from_a_running_loop(umbel: Harness) 
 
 
 def test_several_apps_with_stores_of_their_own_and_shared(umbel: Harness) -> None:
-    producer = App("producer", broker="redis://:secret@host/0")
-    consumer = App("consumer", broker="redis://:secret@host/0")
-    other = App("other", broker="redis://elsewhere/0")
+    producer = App("producer", broker="redis://:secret@host/0", backend="broker")
+    consumer = App("consumer", broker="redis://:secret@host/0", backend="broker")
+    other = App("other", broker="redis://elsewhere/0", backend="broker")
 
     @consumer.task(name="double")
     def double(x: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,7 +20,7 @@ from typing import (
 from weakref import WeakSet
 
 from umbel.app.location import locate_store
-from umbel.app.settings import Settings
+from umbel.app.settings import Settings, UnreadSettings
 from umbel.app.task import AsyncTask, Task
 from umbel.exceptions import ImproperlyConfigured, NotRegistered
 
@@ -67,17 +67,35 @@ class App:
     """A set of tasks and the store they travel through (`celery.Celery`).
 
     `main` names the app and takes the place of `__main__` in task names; `broker` is a URL, by
-    default the embedded store; further keywords are settings (`umbel.app.settings`).
+    default the embedded store, and `backend` where results are kept (`result_backend`). The
+    configuration is `config_source`, as for `config_from_object`, with its `namespace`;
+    `changes` and further keywords are settings (`umbel.app.settings`) and outweigh it.
     """
 
     def __init__(
-        self, main: str | None = None, *, broker: str | None = None, **settings: Any
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        config_source: Any = None,
+        config_source_silent: bool = False,
+        namespace: str | None = None,
+        **settings: Any,
     ) -> None:
         self.main = main
-        self.conf = Settings()
-        self.conf.update(settings)
-        if broker is not None:
-            self.conf.broker_url = broker
+        self.namespace = namespace
+        self.conf: Settings = UnreadSettings()
+        """The settings, by attribute or key; read when the first of them is asked for."""
+        if "compat" in settings:  # before what it is lenient with
+            self.conf.update(compat=settings["compat"])
+        for option, url in (("broker_url", broker), ("result_backend", backend)):
+            if url is not None:
+                settings.setdefault(option, url)
+        self.conf.update(changes, **settings)
+        if config_source is not None:
+            self.config_from_object(config_source, silent=config_source_silent)
         self.tasks: dict[str, Task[..., Any]] = {}
         self._module, self._file = _caller()
         self._engine: Engine | None = None
@@ -97,8 +115,8 @@ class App:
 
     @property
     def broker_url(self) -> str:
-        """The URL in force: `UMBEL_BROKER_URL`, `broker_url`, or the embedded store's."""
-        url = os.environ.get("UMBEL_BROKER_URL") or self.conf.broker_url
+        """The URL in force: `broker_url`, or the embedded store's."""
+        url = self.conf.broker_url
         if url:
             return url
         from urllib.parse import quote
@@ -106,12 +124,27 @@ class App:
         return "sqlite:///" + quote(locate_store(self._module, self._file))
 
     @property
+    def keeps_results(self) -> bool:
+        """Whether results are stored: by default unless `broker_url` is set (Celery's rule)."""
+        backend = self.conf.result_backend
+        if backend is None:
+            return self.conf.broker_url is None
+        return not backend.startswith("disabled")
+
+    @property
     def engine(self) -> Engine:
-        """The open store of `broker_url`; opened on first use."""
+        """The open store of `broker_url`; opened on first use.
+
+        `ImproperlyConfigured` for one that there is not, and for a `result_backend` elsewhere.
+        """
         if self._engine is None:
+            from umbel.app.backends import check_backend
             from umbel.engines.urls import open_engine
 
-            self._engine = open_engine(self.broker_url)
+            engine = open_engine(self.broker_url)
+            if self.conf.result_backend is not None:
+                check_backend(self.conf.result_backend, self.broker_url)
+            self._engine = engine
         return self._engine
 
     @property
@@ -131,6 +164,60 @@ class App:
             self._engine, self._sender, self._waiter = kept
 
         return go_back
+
+    def config_from_object(
+        self,
+        obj: Any,
+        silent: bool = False,
+        force: bool = False,
+        namespace: str | None = None,
+    ) -> None:
+        """Take the settings of a module, dict, class or instance, or of what a path names.
+
+        A path is `"proj.celeryconfig"`, `"proj.settings:Config"` or `"django.conf:settings"`. It
+        is read when the first setting is asked for, with `force` now. With a `namespace`, only
+        names that begin with it are read: `namespace="CELERY"` reads `CELERY_TIMEZONE`. If
+        `silent`, a module that does not exist is none. `ImproperlyConfigured` when it is read and
+        something in it is wrong. What it imports and foreign names are passed over.
+        """
+        self.namespace = namespace or self.namespace
+        self.conf.use(obj, namespace=self.namespace, silent=silent)
+        if force:
+            self.conf.read()
+
+    def config_from_envvar(
+        self, variable_name: str, silent: bool = False, force: bool = False
+    ) -> bool:
+        """`config_from_object` of the path that an environment variable holds; False if none."""
+        name = os.environ.get(variable_name)
+        if not name:
+            if silent:
+                return False
+            raise ImproperlyConfigured(
+                f"The environment variable {variable_name} does not name a configuration module. "
+                f"Set it, for example {variable_name}=celeryconfig."
+            )
+        self.config_from_object(name, silent=silent, force=force)
+        return True
+
+    def config_from_cmdline(self, argv: Sequence[str], namespace: str = "celery") -> None:
+        """Take settings from words `name=value`; they outweigh everything.
+
+        A name without a family is one of `namespace`'s: `worker` and `concurrency=4`, or
+        `worker.concurrency=4`, is `worker_concurrency`.
+        """
+        for word in argv:
+            name, equals, value = word.partition("=")
+            if not equals:
+                raise ImproperlyConfigured(f"{word!r} is no setting: write NAME=VALUE.")
+            name = name.strip().replace(".", "_")
+            if name not in self.conf and f"{namespace}_{name}" in self.conf:
+                name = f"{namespace}_{name}"
+            self.conf.override({name: value.strip()}, f"command line: {word}")
+
+    def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Add defaults under all other settings; a callable is called when they are read."""
+        self.conf.add_defaults(fun)
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...

@@ -107,16 +107,17 @@ class Configuration:
         notes: list[str] = []
         problems: list[str] = []
         found: list[tuple[int, Mapping[str, Item]]] = []
-        given, more = sources.read_environment(self._fields)
+        variables, more = sources.read_environment(self._fields)
         notes += more
-        found.append((ENVIRONMENT, given))
+        found.append((ENVIRONMENT, variables))
         configured = self._read_configuration()
         if configured is not None:
             found.append((CONFIG, configured.items))
             notes += configured.notes
             problems += configured.problems
         for values in reversed(self._added):
-            extra = sources.read_object(values() if callable(values) else values, None, self._fields)
+            given = values() if callable(values) else values
+            extra = sources.read_object(given, None, self._fields)
             found.append((ADDED, extra.items))
             notes += extra.notes
             problems += extra.problems
@@ -125,7 +126,7 @@ class Configuration:
         for layer, items in found:
             for name, (value, origin) in items.items():
                 if layer == ENVIRONMENT:
-                    value = self._kinds().parse(name, value, origin)  # noqa: PLW2901
+                    value = self._kinds().parse(name, value)  # noqa: PLW2901
                 self._give(layer, name, value, origin)
         if problems:
             if not self._lenient():
@@ -179,9 +180,7 @@ class Configuration:
         if known is None or known.kind != "refused":
             return
         if value is not None and value is not False and value != known.default:
-            raise ImproperlyConfigured(
-                f"The setting {name} ({origin}) is refused: {known.reason}."
-            )
+            raise ImproperlyConfigured(f"The setting {name} ({origin}) is refused: {known.reason}.")
 
     def _settle(self, name: str) -> None:
         """Make the strongest layer's value the one in force."""
@@ -240,7 +239,7 @@ class Configuration:
         for name, value in values.items():
             meant = self._demand(name, origin)
             if isinstance(value, str):
-                value = self._kinds().parse(meant, value, origin)  # noqa: PLW2901
+                value = self._kinds().parse(meant, value)  # noqa: PLW2901
             self._give(COMMAND_LINE, meant, value, origin)
 
     def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:

@@ -102,7 +102,7 @@ class Pipeline:
             headers.eta,
             headers.expires,
             headers.timelimit or (None, None),
-            task.ignores_result(headers.ignore_result),
+            task.ignores_result(headers.ignore_result) or not self._app.keeps_results,
             called_directly=False,
         )
 

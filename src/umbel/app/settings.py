@@ -76,7 +76,7 @@ class Settings(Configuration):
         self.__class__ = Settings
 
 
-Settings._fields = Settings.__annotations__  # noqa: SLF001  (the table is the list of its names)
+Settings._fields = Settings.__annotations__
 
 
 class UnreadSettings(Settings):

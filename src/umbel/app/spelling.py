@@ -9,10 +9,9 @@ from typing import Final
 from umbel.app.names import KNOWN
 
 _PLAIN: Final = (
-    "azureblockblob_", "broker_", "cassandra_", "celery_", "celerybeat_", "celeryd_", "control_",
-    "cosmosdbsql_", "gcs_", "s3_",
+    "azureblockblob_", "broker_", "cassandra_", "control_", "cosmosdbsql_", "gcs_", "s3_",
 )  # fmt: skip
-"""Settings that Celery 3 wrote as they are, in capitals, or that only Celery 3 had."""
+"""Settings whose old name is the new one in capitals."""
 _PREFIXES: Final = {"beat_": "CELERYBEAT_", "task_": "CELERY_", "worker_": "CELERYD_"}
 _OLD: Final = {
     "database_create_tables_at_setup": "DATABASE_CREATE_TABLES_AT_SETUP",
@@ -69,7 +68,7 @@ ADD_ONS: Final = {
 
 def old_name(name: str) -> str:
     """The name a setting had in Celery 3, or would have had."""
-    old = _OLD.get(name)
+    old = name if name.isupper() else _OLD.get(name)
     if old is None:
         prefix, _, rest = name.partition("_")
         if f"{prefix}_" in _PLAIN:
@@ -85,11 +84,10 @@ def old_name(name: str) -> str:
 def _spellings(fields: tuple[str, ...]) -> dict[str, str]:
     """Each way to write each setting, and its name."""
     names = dict.fromkeys((*fields, *KNOWN))
-    found = {old_name(name): name for name in reversed(names)}
-    found |= _MORE
-    found |= {f"CELERY_{name.upper()}": name for name in names if name != "compat"}
-    found |= {old_name(name): name for name in names if name != "compat"}
-    found |= {name: name for name in names if not name.startswith("celery")}
+    found = dict(_MORE)
+    found |= {f"CELERY_{name.upper()}": name for name in names if name.islower()}
+    found |= {old_name(name): name for name in names}
+    found |= {name: name for name in names}
     return found
 
 

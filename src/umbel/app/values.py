@@ -55,7 +55,7 @@ class Kinds:
             return _check_names(name, value, origin) if self._takes_names(name) else value
         return _check_scalar(name, allowed, value, origin)
 
-    def parse(self, name: str, text: str, origin: str) -> Any:
+    def parse(self, name: str, text: str) -> Any:
         """A value from an environment variable or a command line."""
         allowed, word = self.parts(name), text.strip().lower()
         if "None" in allowed and word in {"none", "null"}:
@@ -65,7 +65,7 @@ class Kinds:
         for kind, convert in (("int", int), ("float", float)):
             if kind in allowed:
                 try:
-                    return convert(text)  # type: ignore[operator]  # both are types
+                    return convert(text)
                 except ValueError:
                     continue
         if "str" in allowed or "bool" in allowed or allowed & {"int", "float"}:

@@ -60,7 +60,7 @@ class Invocation:
             return self.load()
         from umbel.app import App
 
-        app = App(broker=self.broker)
+        app = App(broker=self.broker, backend="broker")
         return Target(app, "", _open(app), "-A MODULE:APP ")
 
     def _find(self) -> tuple[App, str]:

@@ -152,6 +152,8 @@ class Settler:
         )
 
     def _ignores(self, headers: Headers) -> bool:
+        if not self._app.keeps_results:
+            return True
         task = self._app.tasks.get(headers.task)
         return (
             bool(headers.ignore_result)
