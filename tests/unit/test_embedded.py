@@ -19,7 +19,7 @@ from umbel.exceptions import ImproperlyConfigured
 @pytest.fixture(params=["memory", "sqlite"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
     url = "memory://embedded" if request.param == "memory" else f"sqlite:///{tmp_path}/queue.db"
-    app = App("embedded", broker=url)
+    app = App("embedded", broker=url, backend="broker")
     yield app
     app.engine.broker.purge(["celery", "a", "b"])
 
@@ -81,7 +81,7 @@ def test_a_failing_task_does_not_end_it(app: App) -> None:
 
 
 def test_what_breaks_in_the_worker_is_raised_in_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = App("broken", broker="memory://broken")
+    app = App("broken", broker="memory://broken", backend="broker")
 
     broken = threading.Event()
 
@@ -101,7 +101,7 @@ def test_what_breaks_in_the_worker_is_raised_in_the_test(monkeypatch: pytest.Mon
 
 
 def test_a_task_that_does_not_end_is_told() -> None:
-    app = App("slow", broker="memory://slow")
+    app = App("slow", broker="memory://slow", backend="broker")
     begun, go_on = threading.Event(), threading.Event()
 
     @app.task
@@ -126,7 +126,7 @@ def test_a_task_that_does_not_end_is_told() -> None:
 
 
 def test_two_share_the_work_and_one_dead_lease_is_taken_over() -> None:
-    app = App("two", broker="memory://two")
+    app = App("two", broker="memory://two", backend="broker")
 
     @app.task
     def add(x: int, y: int) -> int:
@@ -146,7 +146,7 @@ def test_two_share_the_work_and_one_dead_lease_is_taken_over() -> None:
 
 
 def test_another_pool_or_option_is_refused_with_a_reason() -> None:
-    app = App("pools", broker="memory://pools")
+    app = App("pools", broker="memory://pools", backend="broker")
     with (
         pytest.raises(ImproperlyConfigured, match="use pool='solo'"),
         start_worker(app, pool="prefork"),
@@ -159,7 +159,7 @@ def test_another_pool_or_option_is_refused_with_a_reason() -> None:
 
 
 def test_its_log_goes_where_it_is_told(tmp_path: Path) -> None:
-    app = App("logs", broker="memory://logs")
+    app = App("logs", broker="memory://logs", backend="broker")
     log = tmp_path / "worker.log"
     with start_worker(app, loglevel="info", logfile=str(log)):
         pass
@@ -167,7 +167,7 @@ def test_its_log_goes_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_signals_tell_of_it() -> None:
-    app = App("signals", broker="memory://signals")
+    app = App("signals", broker="memory://signals", backend="broker")
     heard: list[tuple[str, object]] = []
 
     def listen(sender: object, signal: Any, **kwargs: object) -> None:

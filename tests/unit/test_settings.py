@@ -403,6 +403,14 @@ def test_where_results_are_kept() -> None:
     assert not App("x", backend="disabled://").keeps_results
 
 
+def test_a_result_that_nobody_keeps_says_what_to_add() -> None:
+    app = App("x", broker="memory://nowhere")
+    sent = app.send_task("anything")
+    for ask in (sent.get, sent.ready, lambda: sent.state, sent.forget):
+        with pytest.raises(ImproperlyConfigured, match="Add result_backend='broker'"):
+            ask()
+
+
 @pytest.mark.parametrize(
     ("backend", "why"),
     [

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from umbel.app.options import SendOptions, TaskOptions
     from umbel.app.sending import Sender
     from umbel.engines.broker import Message
+    from umbel.engines.results import ResultStore
     from umbel.engines.state import Engine
     from umbel.engines.waiting import ResultWaiter
     from umbel.result import AsyncResult, ResultSet
@@ -146,6 +147,16 @@ class App:
                 check_backend(self.conf.result_backend, self.broker_url)
             self._engine = engine
         return self._engine
+
+    @property
+    def results(self) -> ResultStore:
+        """Where results are kept; `ImproperlyConfigured` names the line to add if nowhere."""
+        if not self.keeps_results:
+            raise ImproperlyConfigured(
+                f"{self!r} keeps no results: it has a broker_url and no result_backend (as in "
+                "Celery). Add result_backend='broker' to keep them where the messages are."
+            )
+        return self.engine.results
 
     @property
     def opened(self) -> Engine | None:
@@ -326,7 +337,7 @@ class App:
         if self._waiter is None:
             from umbel.engines.waiting import ResultWaiter
 
-            self._waiter = ResultWaiter(lambda: self.engine.results)
+            self._waiter = ResultWaiter(lambda: self.results)
         return self._waiter
 
     def lookup(self, name: str) -> Task[..., Any]:

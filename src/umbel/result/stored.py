@@ -37,8 +37,8 @@ def current_app() -> App:
 
 
 def result_store(app: App) -> ResultStore:
-    """The app's result store."""
-    return app.engine.results
+    """The app's result store; `ImproperlyConfigured` if it keeps none."""
+    return app.results
 
 
 def decode(stored: StoredResult) -> Meta:
