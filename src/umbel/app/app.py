@@ -126,10 +126,13 @@ class App:
 
     @property
     def keeps_results(self) -> bool:
-        """Whether results are stored: by default unless `broker_url` is set (Celery's rule)."""
+        """Whether results are stored: unless the code sets `broker_url` alone (Celery's rule).
+
+        A `broker_url` from the environment or a command line moves the store with its results.
+        """
         backend = self.conf.result_backend
         if backend is None:
-            return self.conf.broker_url is None
+            return not self.conf.is_in_code("broker_url")
         return not backend.startswith("disabled")
 
     @property

@@ -405,6 +405,11 @@ class Configuration:
         rows = self.table(with_defaults, censored)
         return "\n".join(f"{name}: {value!r}" for name, value in rows.items())
 
+    def is_in_code(self, name: str) -> bool:
+        """Whether the code or the configuration gives a setting, by its name of today."""
+        layers = self._layers
+        return name in layers[CODE] or name in layers[CONFIG] or name in layers[ADDED]
+
     def origin(self, name: str) -> tuple[str, str]:
         """Where the value in force comes from: the layer, and the exact place."""
         self.read()

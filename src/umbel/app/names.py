@@ -54,8 +54,7 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         # ---------------------------------------------------------------------------- general
         **_rows(
             "later",
-            "comes with other serializers: messages are JSON and nothing else is decoded",
-            accept_content=("json",),
+            "comes with results in other formats than JSON",
             result_accept_content=None,
         ),
         **_rows(
@@ -80,12 +79,7 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_store_eager_result=False,
         ),
         **_rows("later", "comes with class-based tasks", task_annotations=None),
-        **_rows(
-            "later",
-            "comes with compression: messages and results travel as they are",
-            task_compression=None,
-            result_compression=None,
-        ),
+        **_rows("later", "comes with compressed results", result_compression=None),
         **_rows(
             "later",
             "comes with routing",
@@ -149,8 +143,7 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
         **_rows(
             "later",
-            "comes with other serializers: messages and results are JSON",
-            task_serializer="json",
+            "comes with results in other formats than JSON",
             result_serializer="json",
         ),
         **_rows(

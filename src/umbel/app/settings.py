@@ -21,8 +21,8 @@ class Settings(Configuration):
     broker_url: str | None = None
     """Where messages lie; None is the embedded store (`umbel.app.location`)."""
     result_backend: str | None = None
-    """Where results are kept: "broker" is where messages lie. None: the same if `broker_url` is
-    not set either, else nowhere, as in Celery."""
+    """Where results are kept: "broker" is where messages lie. None: the same, unless the code
+    sets `broker_url`; then nowhere, as in Celery."""
     enable_utc: bool = True
     """A datetime without a zone means UTC; off: it means `timezone`."""
     timezone: str | None = None
