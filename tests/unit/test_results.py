@@ -47,7 +47,7 @@ stores = itertools.count()
 
 @pytest.fixture
 def app() -> Iterator[App]:
-    app = App("results", broker=f"memory://results-{next(stores)}")
+    app = App("results", broker=f"memory://results-{next(stores)}", backend="broker")
 
     @app.task(name="add")
     def add(x: int, y: int) -> int:
@@ -252,7 +252,7 @@ def test_an_error_raised_twice_is_told_once_each_time(app: App) -> None:
 def test_errors_that_a_task_module_knows_come_back_as_themselves(app: App) -> None:
     """As with Celery; but only classes that the app's own modules hold are ever made."""
     fail(app, "a", CodedError(5))
-    stranger = App("stranger", broker=app.broker_url)
+    stranger = App("stranger", broker=app.broker_url, backend="broker")
     with pytest.raises(exceptions.RemoteError, match="5") as raised:
         stranger.AsyncResult("a").get()
     assert type(raised.value).__name__ == "CodedError"
