@@ -318,6 +318,29 @@ class App:
         await self._sender.publish(message)
         return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
 
+    def setup_security(
+        self,
+        allowed_serializers: Iterable[str] | None = None,
+        key: str | None = None,
+        key_password: str | bytes | None = None,
+        cert: str | None = None,
+        store: str | None = None,
+        digest: str | None = None,
+        serializer: str = "json",
+    ) -> None:
+        """Sign messages with a certificate: the serializer `auth` (`Celery.setup_security`).
+
+        Paths of PEM files; what is not given comes from the settings `security_*`. `serializer`
+        writes what is signed, and what is signed may also be in one of `allowed_serializers`.
+        It needs `task_serializer="auth"` and `accept_content=["auth"]`, else
+        `ImproperlyConfigured`; `SecurityError` for a key or certificate that is not good.
+        """
+        from umbel.app.security import setup_security
+
+        setup_security(
+            self, allowed_serializers, key, key_password, cert, store, digest, serializer
+        )
+
     def AsyncResult(  # noqa: N802  (Celery's name)
         self, id: str, *, parent: AsyncResult[Any] | None = None
     ) -> AsyncResult[Any]:

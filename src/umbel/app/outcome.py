@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Ending = Literal["success", "failure", "retry", "unknown", "undecodable", "disallowed"]
+Ending = Literal["success", "failure", "retry", "unknown", "undecodable", "disallowed", "untrusted"]
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from umbel import clock, states
 from umbel.app.outcome import Outcome
 from umbel.app.request import Request, RetryPlan, current
-from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, Retry
+from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, Retry, SecurityError
 from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.content import content_types
@@ -52,6 +52,8 @@ class Pipeline:
             message = task_message.decode(payload, self._accept, self._limit)
         except ContentDisallowed as error:
             return Outcome(number, "disallowed", error=str(error))
+        except SecurityError as error:
+            return Outcome(number, "untrusted", error=str(error))
         except DecodeError as error:
             return Outcome(number, "undecodable", error=str(error))
         headers = message.headers

@@ -11,18 +11,15 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
-from msgspec import UNSET
-
 from umbel import clock
 from umbel.app import request
 from umbel.app.checks import check_call, check_limits, check_time
 from umbel.app.options import Moment
+from umbel.app.payload import refuse_argument, write_payload
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
-from umbel.message.compression import compress
-from umbel.message.content import JSON, encode
-from umbel.message.serializer import describe, dumps
+from umbel.message.serializer import dumps
 from umbel.message.task import DeliveryInfo, Headers, Properties
 
 if TYPE_CHECKING:
@@ -112,23 +109,14 @@ def build_message(
         headers.eta = None if due is None else task_message.format_time(due)
     if expires is not None:
         _set_expiry(headers, properties, expiry_time(name, settings, expires))
+    body = (args, kwargs, task_message.NO_EMBED)
     serializer = serializer or settings.task_serializer
-    content_type, encoding = JSON, "utf-8"
     try:
-        if serializer == "json":
-            body = dumps((args, kwargs, task_message.NO_EMBED))
-        else:
-            value = (args, kwargs, task_message.NO_EMBED)
-            body, content_type, encoding = encode(value, serializer)
+        # Here, because the way through plain values is the deepest of this road.
+        data = dumps(body) if serializer == "json" else None
     except EncodeError as error:
-        raise _refuse_argument(name, error) from None
-    if len(body) > settings.task_max_message_bytes:
-        raise _refuse_size(name, len(body), settings.task_max_message_bytes)
-    compression = compression or settings.task_compression
-    if compression:
-        body, method = compress(body, compression)
-        headers.compression = method or UNSET
-    payload = task_message.encode(headers, body, properties, content_type, encoding)
+        raise refuse_argument(name, error) from None
+    payload = write_payload(settings, headers, properties, body, data, serializer, compression)
     return Message(tag, id, queue, payload, priority, due)
 
 
@@ -189,23 +177,3 @@ def _origin() -> str:
     if origin is None:
         origin = _origins[pid] = f"gen{pid}@{socket.gethostname()}"
     return origin
-
-
-def _refuse_argument(name: str, error: EncodeError) -> EncodeError:
-    """The same error in the caller's words: which argument, by position or name."""
-    where, inner = "An argument", error.path
-    if len(inner) > 1:
-        which = inner[1] + 1 if isinstance(inner[1], int) else repr(inner[1])
-        where, inner = f"Argument {which}", inner[2:]
-    at = f", at {describe(('it', *inner))}" if inner else ""
-    message = f"{where} of {name}{at}: {error.problem}. Nothing was queued."
-    return EncodeError(message, error.problem, error.path, error.type_name)
-
-
-def _refuse_size(name: str, size: int, limit: int) -> EncodeError:
-    message = (
-        f"The arguments of {name} take {size / 2**20:.1f} MiB; a message may take "
-        f"{limit / 2**20:g} MiB (task_max_message_bytes). Nothing was queued. Store the data in a "
-        "file or an object store and pass its name."
-    )
-    return EncodeError(message)

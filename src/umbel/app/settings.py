@@ -57,6 +57,19 @@ class Settings(Configuration):
     """How long a message whose task no worker knows waits before it becomes a dead letter."""
     result_expires: float | None = 86400.0
     """How long results are kept; None: for ever."""
+    security_hmac_key: str | bytes | Sequence[str | bytes] | None = None
+    """A secret of 32 bytes or more that all producers and workers share: messages are signed with
+    it, headers and queue included, and what is not signed so becomes a dead letter. Of several
+    the first signs and each is accepted, so that keys can be changed one after the other."""
+    security_key: str | None = None
+    """Path of the private key (PEM) that the serializer auth signs with."""
+    security_key_password: str | bytes | None = None
+    security_certificate: str | None = None
+    """Path of the certificate (PEM) that goes with `security_key`."""
+    security_cert_store: str | None = None
+    """Folder or pattern of the certificates (PEM) whose messages the serializer auth reads."""
+    security_digest: str = "sha256"
+    """The digest that is signed by the serializer auth."""
     worker_concurrency: int | None = None
     """Children of a worker; None: one for each processor this process may use."""
     worker_max_tasks_per_child: int | None = None

@@ -91,7 +91,7 @@ class Bury(msgspec.Struct, frozen=True, gc=False):
     """The task's id and name as far as they could be read, else empty."""
     task: str
     reason: str
-    """One word: `lost`, `unknown`, `undecodable`, `disallowed`."""
+    """One word: `lost`, `unknown`, `undecodable`, `disallowed`, `untrusted`."""
     detail: str
     """For people: the cause, with signal or exit code, memory and stack where known."""
     deliveries: int | None = None

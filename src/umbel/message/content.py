@@ -246,7 +246,7 @@ def decode(data: bytes, content_type: str | None, accept: frozenset[str]) -> Any
     """The value of some bytes, if their content type is accepted.
 
     `ContentDisallowed` if it is not: nothing was decoded then. `DecodeError` if the bytes are no
-    such content.
+    such content, `SecurityError` if they are not signed as they should be.
     """
     if content_type not in accept:
         raise disallowed(content_type, accept)
@@ -255,7 +255,7 @@ def decode(data: bytes, content_type: str | None, accept: frozenset[str]) -> Any
         raise DecodeError(f"no serializer that is known here reads {content_type}")
     try:
         return chosen.decode(data)
-    except (DecodeError, ImproperlyConfigured):
+    except (DecodeError, ImproperlyConfigured, SecurityError):
         raise
     except RecursionError:
         raise DecodeError(f"not readable as {chosen.name}: nested too deeply") from None

@@ -22,6 +22,8 @@ MAX_BYTES: Final = 32 << 20
 """The limit of a body where no other is given."""
 NO_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 """The body's third item for a task with nothing to follow."""
+SIGNATURE: Final = "umbel-signature"
+"""The header that holds a message's signature (`umbel.message.signing`)."""
 REPR_CHARACTERS: Final = 1024
 """About how long `argsrepr` and `kwargsrepr` may be (Celery's limit)."""
 
@@ -155,7 +157,7 @@ def decode_body(
     content_type = envelope.content_type
     if content_type not in accept:
         raise content.disallowed(content_type, accept)
-    data = _raw_body(envelope.body, envelope.properties.body_encoding)
+    data = raw_body(envelope.body, envelope.properties.body_encoding)
     if envelope.headers.compression:
         data = decompress(data, envelope.headers.compression, limit)
     if content_type == JSON:
@@ -182,7 +184,8 @@ def decode_body(
     return args, kwargs, embed or {}
 
 
-def _raw_body(body: str, encoding: str | None) -> bytes:
+def raw_body(body: str, encoding: str | None) -> bytes:
+    """The bytes of a body as they travel."""
     if encoding != "base64":
         return body.encode("utf-8", "surrogatepass")
     try:
@@ -210,7 +213,7 @@ def upgrade(payload: bytes | memoryview, error: Exception | None = None) -> byte
         if envelope.get("content-type") != JSON:
             raise DecodeError("neither a task message of protocol 2 nor JSON of protocol 1")
         properties = envelope.get("properties") or {}
-        data = _raw_body(envelope["body"], properties.get("body_encoding"))
+        data = raw_body(envelope["body"], properties.get("body_encoding"))
         if headers.get("compression"):
             data = decompress(data, headers.pop("compression"), MAX_BYTES)
         body: Any = serializer.loads(data)
@@ -276,6 +279,7 @@ def encode_retry(
     if "task" not in (envelope.get("headers") or ()):
         envelope = msgspec.json.decode(upgrade(payload))
     headers, properties = envelope["headers"], envelope.setdefault("properties", {})
+    headers.pop(SIGNATURE, None)  # it is for the message as it was
     headers["retries"] = retries
     headers["eta"] = None if due is None else format_time(due)
     headers["parent_id"] = headers.get("parent_id") or headers["id"]

@@ -11,8 +11,9 @@ from umbel import clock
 from umbel.app import App
 from umbel.app.outcome import Outcome
 from umbel.engines.broker import Delivery, Settlement
-from umbel.exceptions import DecodeError
+from umbel.exceptions import DecodeError, SecurityError
 from umbel.message import task as task_message
+from umbel.message.signing import read_keys, verify
 from umbel.message.task import Headers
 from umbel.worker.settle import Settler
 
@@ -50,6 +51,8 @@ class Gate:
         self.revoked: set[str] = set()
         self._told: set[str] = set()
         self._version = 0
+        keys = app.conf.security_hmac_key
+        self._keys = None if keys is None else read_keys(keys)
 
     def learn_revocations(self, version: int) -> bool:
         """Mirror the set of revoked ids up to a version; whether there was anything new."""
@@ -66,6 +69,11 @@ class Gate:
             expires = task_message.parse_time(headers.expires)
         except DecodeError as error:
             return self._settler.undecodable(delivery, str(error))
+        if self._keys is not None:
+            try:
+                verify(delivery.payload, delivery.queue, self._keys)
+            except SecurityError as error:
+                return self._settler.untrusted(delivery, headers, str(error))
         if headers.id in self.revoked:
             return self._settler.revoked(delivery, headers, "revoked")
         if expires is not None and expires <= clock.time():
@@ -90,6 +98,8 @@ class Gate:
             return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
         if outcome.ending == "disallowed":
             return self._settler.disallowed(held.delivery, outcome.error or "", held.headers)
+        if outcome.ending == "untrusted":
+            return self._settler.untrusted(held.delivery, held.headers, outcome.error or "")
         if outcome.ending == "unknown":
             return self.unknown(held.delivery, held.headers)
         return self._settler.ended(held.delivery, held.headers, outcome)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from umbel import clock, states
 from umbel.app import App
 from umbel.app.outcome import Outcome
@@ -23,7 +25,10 @@ from umbel.exceptions import (
     WorkerLostError,
 )
 from umbel.message import result as result_message
+from umbel.message.signing import sign
 from umbel.message.task import Headers
+
+logger = logging.getLogger("umbel.worker")
 
 STATES = {"success": states.SUCCESS, "failure": states.FAILURE, "retry": states.RETRY}
 
@@ -46,6 +51,8 @@ class Settler:
         follow_ups: tuple[Message, ...] = ()
         if outcome.follow_up is not None:
             tag, due, payload = outcome.follow_up
+            if self._conf.security_hmac_key is not None:
+                payload = sign(payload, delivery.queue, self._conf.security_hmac_key)
             follow_ups = (
                 Message(tag, headers.id, delivery.queue, payload, delivery.priority, due),
             )
@@ -112,6 +119,15 @@ class Settler:
         """Its content is of a type that is not accepted, so it was not decoded."""
         end = Bury(headers.id, headers.task, "disallowed", why)
         return self._close(delivery, headers, end, states.FAILURE, ContentDisallowed(why))
+
+    def untrusted(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
+        """Its signature is not good.
+
+        Nothing is stored under its id: that too is only what the message says of itself.
+        """
+        logger.error("Refused a message of task %s[%s]: %s", headers.task, headers.id, why)
+        end = Bury(headers.id, headers.task, "untrusted", why)
+        return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
 
     def put_back(
         self,

@@ -1,0 +1,72 @@
+"""The last step of sending: headers and arguments become the bytes that a broker stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from umbel.exceptions import EncodeError
+from umbel.message import task as task_message
+from umbel.message.compression import compress
+from umbel.message.content import JSON, encode
+from umbel.message.serializer import describe
+from umbel.message.task import Headers, Properties
+
+if TYPE_CHECKING:
+    from umbel.app.settings import Settings
+
+
+def write_payload(
+    settings: Settings,
+    headers: Headers,
+    properties: Properties,
+    body: tuple[Any, Any, Any],
+    data: bytes | None,
+    serializer: str,
+    compression: str | None,
+) -> bytes:
+    """The message's bytes: `body` (args, kwargs, embed) serialized, compressed, signed.
+
+    `data` is the body as JSON, or None if it is to be something else. `EncodeError` names the
+    argument that cannot be sent.
+    """
+    name = headers.task
+    content_type, encoding = JSON, "utf-8"
+    if data is None:
+        try:
+            data, content_type, encoding = encode(body, serializer)
+        except EncodeError as error:
+            raise refuse_argument(name, error) from None
+    if len(data) > settings.task_max_message_bytes:
+        raise _refuse_size(name, len(data), settings.task_max_message_bytes)
+    compression = compression or settings.task_compression
+    if compression:
+        data, method = compress(data, compression)
+        if method is not None:
+            headers.compression = method
+    payload = task_message.encode(headers, data, properties, content_type, encoding)
+    if settings.security_hmac_key is not None:
+        from umbel.message.signing import sign
+
+        queue = properties.delivery_info.routing_key
+        payload = sign(payload, queue, settings.security_hmac_key)
+    return payload
+
+
+def refuse_argument(name: str, error: EncodeError) -> EncodeError:
+    """The same error in the caller's words: which argument, by position or name."""
+    where, inner = "An argument", error.path
+    if len(inner) > 1:
+        which = inner[1] + 1 if isinstance(inner[1], int) else repr(inner[1])
+        where, inner = f"Argument {which}", inner[2:]
+    at = f", at {describe(('it', *inner))}" if inner else ""
+    message = f"{where} of {name}{at}: {error.problem}. Nothing was queued."
+    return EncodeError(message, error.problem, error.path, error.type_name)
+
+
+def _refuse_size(name: str, size: int, limit: int) -> EncodeError:
+    message = (
+        f"The arguments of {name} take {size / 2**20:.1f} MiB; a message may take "
+        f"{limit / 2**20:g} MiB (task_max_message_bytes). Nothing was queued. Store the data in a "
+        "file or an object store and pass its name."
+    )
+    return EncodeError(message)
