@@ -175,7 +175,7 @@ def test_keys_of_other_kinds_are_refused() -> None:
 
 
 @pytest.fixture
-def files(acme: Identity, tmp_path: Path) -> Iterator[dict[str, str]]:
+def files(acme: Identity, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Paths, and both packages' tables as they were afterwards."""
     for name, data in (("key", acme.key), ("cert", acme.certificate)):
         (tmp_path / f"{name}.pem").write_bytes(data)
@@ -195,7 +195,7 @@ def files(acme: Identity, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_the_real_celery_and_we_exchange_signed_messages(
-    files: dict[str, str], umbel: Harness
+    files: dict[str, Any], umbel: Harness
 ) -> None:
     celery_app = importlib.import_module("celery").Celery(
         broker="memory://auth", set_as_current=False
@@ -236,7 +236,7 @@ def test_the_real_celery_and_we_exchange_signed_messages(
     assert ran == [9]
 
 
-def test_an_unsigned_message_does_not_run(files: dict[str, str], umbel: Harness) -> None:
+def test_an_unsigned_message_does_not_run(files: dict[str, Any], umbel: Harness) -> None:
     app = App("signed", task_serializer="auth", accept_content=["auth"], **files)
     app.setup_security(key_password=PASSWORD)
     ran: list[int] = []
@@ -253,7 +253,7 @@ def test_an_unsigned_message_does_not_run(files: dict[str, str], umbel: Harness)
         result.get(timeout=1)
 
 
-def test_setup_says_what_is_missing(files: dict[str, str]) -> None:
+def test_setup_says_what_is_missing(files: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="task_serializer = 'auth'"):
         App("x").setup_security()
     app = App("x", task_serializer="auth", accept_content=["auth"])
