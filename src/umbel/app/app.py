@@ -295,6 +295,10 @@ class App:
         from umbel.app.publish import build_message
 
         message = build_message(self.conf, name, args, kwargs, **options)
+        if self.conf.task_always_eager and name in self.tasks:
+            from umbel.app.eager import run_eagerly
+
+            return run_eagerly(self, name, message)
         return self.publish(message, ignored=bool(options.get("ignore_result")))
 
     def publish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:

@@ -108,6 +108,10 @@ class Pipeline:
             called_directly=False,
         )
 
+    def _stores(self, task: Task[..., Any], request: Request) -> bool:  # noqa: ARG002
+        """Whether the outcome is kept as a result."""
+        return not request.ignore_result
+
     def _conclude(
         self,
         task: Task[..., Any],
@@ -121,7 +125,7 @@ class Pipeline:
         try:
             if request.retry is not None:
                 follow_up = _follow_up(payload, message, request.retry, self._limit)
-                return self._conclude_retry(request, request.retry, follow_up)
+                return self._conclude_retry(task, request, request.retry, follow_up)
             if error is None:
                 return self._conclude_success(task, request, value)
         except EncodeError as refusal:
@@ -133,7 +137,7 @@ class Pipeline:
 
     def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
         meta: bytes | None = None
-        if not request.ignore_result:
+        if self._stores(task, request):
             meta = result_message.encode_success(
                 request.id, value, clock.time(), parent_id=request.parent_id
             )
@@ -159,7 +163,7 @@ class Pipeline:
         except BaseException:  # noqa: BLE001  (no logging of the user's may cost the outcome)
             logger.warning("Task %s[%s] raised %s", task.name, request.id, type(error).__name__)
         meta = None
-        if not request.ignore_result:
+        if self._stores(task, request):
             meta = result_message.encode_failure(
                 request.id,
                 record,
@@ -169,13 +173,15 @@ class Pipeline:
             )
         return Outcome(0, "failure", result=meta, error=summary)
 
-    def _conclude_retry(self, request: Request, plan: RetryPlan, follow_up: FollowUp) -> Outcome:
+    def _conclude_retry(
+        self, task: Task[..., Any], request: Request, plan: RetryPlan, follow_up: FollowUp
+    ) -> Outcome:
         cause = plan.exc or Retry("Retry")
         record = describe_exception(cause)
         summary = _summarize(record)
         logger.info("Task %s[%s] retry: %s", request.task, request.id, summary)
         meta = None
-        if not request.ignore_result:
+        if self._stores(task, request):
             meta = result_message.encode_failure(
                 request.id,
                 record,

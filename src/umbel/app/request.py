@@ -46,6 +46,8 @@ class Request(msgspec.Struct):
     called_directly: bool = True
     """The function was called in this process, without a message."""
     retry: RetryPlan | None = None
+    is_eager: bool = False
+    """It runs in the process that sent it (`apply`, `task_always_eager`)."""
 
 
 current: ContextVar[Request | None] = current_request

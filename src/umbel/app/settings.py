@@ -55,6 +55,13 @@ class Settings(Configuration):
     """Attempts that may kill their process before the message becomes a dead letter."""
     task_unknown_timeout: float = 60.0
     """How long a message whose task no worker knows waits before it becomes a dead letter."""
+    task_always_eager: bool = False
+    """Run tasks where they are sent, at once, instead of sending them (for tests; the fixture
+    `umbel` hides less)."""
+    task_eager_propagates: bool = False
+    """An eager call raises what its task raises."""
+    task_store_eager_result: bool = False
+    """Store the results of eager calls too."""
     result_expires: float | None = 86400.0
     """How long results are kept; None: for ever."""
     security_hmac_key: str | bytes | Sequence[str | bytes] | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.options import Moment, SendOptions
     from umbel.app.request import Request
-    from umbel.result import AsyncResult
+    from umbel.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,6 +109,10 @@ class Task(Generic[P, R]):
 
         app = self.app
         message = build_message(app.conf, self.name, args, kwargs, self, **options)
+        if app.conf.task_always_eager:
+            from umbel.app.eager import run_eagerly
+
+            return run_eagerly(app, self.name, message)
         return app.publish(message, ignored=self.ignores_result(options.get("ignore_result")))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -126,8 +130,31 @@ class Task(Generic[P, R]):
 
         app = self.app
         message = build_message(app.conf, self.name, args, kwargs, self, **options)
+        if app.conf.task_always_eager:
+            from umbel.app.eager import arun_eagerly
+
+            return await arun_eagerly(app, self, message)
         ignored = self.ignores_result(options.get("ignore_result"))
         return await app.apublish(message, ignored=ignored)
+
+    def apply(
+        self,
+        args: tuple[Any, ...] | list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        retries: int = 0,
+        **options: Unpack[SendOptions],
+    ) -> EagerResult[R]:
+        """Run the task in this process, at once, as a worker would (`celery.Task.apply`).
+
+        Its retries run at once too. It gets the very arguments, not copies of them. `throw`:
+        raise what the task raises (default: `task_eager_propagates`). `retries`: those made
+        before. The other options are those of `apply_async`; times in them have no effect.
+        """
+        from umbel.app.eager import apply
+
+        return apply(self, args or (), kwargs or {}, throw, retries, options)
 
     def ignores_result(self, asked: bool | None) -> bool:
         """Whether a message's result is dropped: as asked for it, for the task, or for the app."""

@@ -1,0 +1,172 @@
+"""Eager calls: a task's message is made as ever, and executed here and now instead of being sent.
+
+The message goes through the pipeline of any worker, so arguments are serialized and read back,
+handlers and signals come as they do there, and a retry runs at once.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from umbel import clock, states
+from umbel.app.coroutines import Loop
+from umbel.app.outcome import Outcome
+from umbel.app.pipeline import Pipeline
+from umbel.app.publish import build_message
+from umbel.app.request import Request
+from umbel.engines.broker import Message, StoredResult
+from umbel.exceptions import EncodeError, NotRegistered
+from umbel.message import task as task_message
+from umbel.message.result import format_traceback
+from umbel.result import EagerResult
+
+if TYPE_CHECKING:
+    from umbel.app.app import App
+    from umbel.app.options import SendOptions
+    from umbel.app.task import Task
+
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
+Drive = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine to its end."""
+STATES = {"success": states.SUCCESS, "failure": states.FAILURE}
+
+
+class EagerPipeline(Pipeline):
+    """The pipeline of one eager call, with all its attempts.
+
+    Nothing is stored but where the task asks for it, so the value stays the very object.
+    """
+
+    def __init__(self, app: App, own: Arguments | None, retries: int, drive: Drive) -> None:
+        super().__init__(app, socket.gethostname())
+        self._own = own
+        self._retries = retries
+        """Those that the first attempt is to find made before it."""
+        self._drive = drive
+        self._current: Request | None = None
+        self.value: Any = None
+        """What the last attempt returned, or the error it ended with."""
+
+    def finish(self, message: Message) -> Outcome:
+        """Execute the message and its retries; how the last of them ended."""
+        payload = message.payload
+        while True:
+            outcome = self.execute(0, payload, 0, self._call)
+            if outcome.result is not None:
+                self._store(message.id, outcome, outcome.result)
+            if outcome.follow_up is None:
+                return outcome
+            payload = outcome.follow_up[2]
+            plan = self._current.retry if self._current is not None else None
+            if plan is not None and (plan.args is not None or plan.kwargs is not None):
+                self._own = None  # what the retry was given has replaced them
+
+    def _request(
+        self, message: task_message.Task, task: Task[..., Any], deliveries: int
+    ) -> Request:
+        request = self._current = super()._request(message, task, deliveries)
+        request.is_eager = True
+        if self._retries:
+            request.retries, self._retries = self._retries, 0
+        if self._own is not None:
+            request.args, request.kwargs = list(self._own[0]), dict(self._own[1])
+            message.args, message.kwargs = request.args, request.kwargs
+        return request
+
+    def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+        return self._drive(value) if isinstance(value, CoroutineType) else value
+
+    def _stores(self, task: Task[..., Any], request: Request) -> bool:
+        return self._app.conf.task_store_eager_result and super()._stores(task, request)
+
+    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
+        self.value = value
+        return super()._conclude_success(task, request, value)
+
+    def _conclude_failure(
+        self, task: Task[..., Any], request: Request, error: BaseException
+    ) -> Outcome:
+        self.value = error
+        return super()._conclude_failure(task, request, error)
+
+    def _store(self, id: str, outcome: Outcome, meta: bytes) -> None:
+        expires = self._app.conf.result_expires
+        until = None if expires is None else clock.time() + expires
+        state = STATES.get(outcome.ending, states.RETRY)
+        self._app.engine.results.put([StoredResult(id, state, meta, until)])
+
+
+def apply(
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    throw: bool | None,
+    retries: int,
+    options: SendOptions,
+) -> EagerResult[Any]:
+    """`Task.apply`: execute a call here, with its own arguments."""
+    app = task.app
+    task.check_arguments(list(args), dict(kwargs))
+    try:
+        message = build_message(app.conf, task.name, list(args), dict(kwargs), task, **options)
+    except EncodeError:
+        # They need not be sent, only called with; the message holds what they look like.
+        args_shown = [repr(value) for value in args]
+        kwargs_shown = {name: repr(value) for name, value in kwargs.items()}
+        message = build_message(app.conf, task.name, args_shown, kwargs_shown, task, **options)
+    return run_eagerly(app, task.name, message, own=(args, kwargs), retries=retries, throw=throw)
+
+
+def run_eagerly(
+    app: App,
+    name: str,
+    message: Message,
+    *,
+    own: Arguments | None = None,
+    retries: int = 0,
+    throw: bool | None = None,
+    drive: Drive | None = None,
+) -> EagerResult[Any]:
+    """Execute a task's message here; with `throw` raise what it raises.
+
+    `own`: the call's own arguments, if it is to get them instead of their serialized copies.
+    """
+    loop = Loop()
+    pipeline = EagerPipeline(app, own, retries, drive or loop.run)
+    try:
+        outcome = pipeline.finish(message)
+    finally:
+        loop.close()
+    value = pipeline.value
+    if outcome.ending == "success":
+        return EagerResult(message.id, value, states.SUCCESS, None, name)
+    if not isinstance(value, BaseException):
+        value = NotRegistered(f"No task {name!r} is registered in {app!r}.")
+    if not isinstance(value, Exception):
+        raise value  # Ctrl-C ends the caller, not only the task
+    if app.conf.task_eager_propagates if throw is None else throw:
+        raise value
+    return EagerResult(message.id, value, states.FAILURE, format_traceback(value), name)
+
+
+async def arun_eagerly(app: App, task: Task[..., Any], message: Message) -> EagerResult[Any]:
+    """`run_eagerly` for coroutines: an `async def` task runs on the caller's own event loop."""
+    import asyncio
+    import inspect
+    from contextvars import copy_context
+
+    if not inspect.iscoroutinefunction(task.run):
+        return run_eagerly(app, task.name, message)
+    loop = asyncio.get_running_loop()
+
+    def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    def run() -> EagerResult[Any]:
+        return run_eagerly(app, task.name, message, drive=drive)
+
+    return await loop.run_in_executor(None, copy_context().run, run)
