@@ -168,6 +168,12 @@ def test_always_eager_takes_the_place_of_sending() -> None:
 
 
 @pytest.mark.usefixtures("always_eager")
+def test_any_serializer_makes_its_round_trip() -> None:
+    assert echo.apply_async(({1, 2},), serializer="pickle").get() == (({1, 2},), {})
+    assert echo.apply_async((b"\0",), serializer="msgpack").get() == ((b"\0",), {})
+
+
+@pytest.mark.usefixtures("always_eager")
 def test_always_eager_propagates_when_asked_to() -> None:
     assert fails.delay("quiet").failed()
     app.conf.task_eager_propagates = True

@@ -88,6 +88,18 @@ def test_what_waits_is_seen_as_the_task_will_get_it(umbel: Harness) -> None:
     assert umbel.queued.of(add, queue="mail") == []
 
 
+def test_what_an_app_accepts_is_seen(umbel: Harness) -> None:
+    pickling = App("pickling", broker="memory://pickling", accept_content=["json", "pickle"])
+
+    @pickling.task
+    def size(things: set[int]) -> int:
+        return len(things)
+
+    size.apply_async(({1, 2},), serializer="pickle")
+    assert [one.args for one in umbel.queued] == [({1, 2},)]
+    assert [one.get() for one in umbel.run()] == [2]
+
+
 def test_run_works_it_off_in_this_thread(umbel: Harness) -> None:
     result = add.delay(1, 2)
     order.delay(2)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from umbel import clock, states
 from umbel.app.coroutines import Loop
 from umbel.app.outcome import Outcome
@@ -53,6 +55,9 @@ class EagerPipeline(Pipeline):
     def finish(self, message: Message) -> Outcome:
         """Execute the message and its retries; how the last of them ended."""
         payload = message.payload
+        # Our own message: it is read back whatever others may send here (`accept_content`).
+        content_type = msgspec.json.decode(payload, type=task_message.Envelope).content_type
+        self._accept |= {content_type or ""}
         while True:
             outcome = self.execute(0, payload, 0, self._call)
             if outcome.result is not None:

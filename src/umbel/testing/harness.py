@@ -23,9 +23,17 @@ from umbel.engines.memory.results import MemoryResults
 from umbel.engines.memory.store import PipeWaker
 from umbel.engines.state import DeadLetter, Engine
 from umbel.engines.urls import mask, replaced_engines
-from umbel.exceptions import DecodeError, NotRegistered, RemoteError, TimeoutError, UmbelError  # noqa: A004
+from umbel.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    NotRegistered,
+    RemoteError,
+    TimeoutError,  # noqa: A004  (Celery's name)
+    UmbelError,
+)
 from umbel.message import result as result_message
 from umbel.message import task as task_message
+from umbel.message.content import content_types
 from umbel.result import EagerResult
 from umbel.worker.embedded import EmbeddedWorker, Ended
 
@@ -102,7 +110,7 @@ class Harness:
     def queued(self) -> QueuedTasks:
         """What waits, due or not, in the order in which it was sent."""
         return QueuedTasks(
-            _describe(waiting)
+            _describe(waiting, _accepted_by(engine))
             for engine in self._engines.values()
             for waiting in engine.broker.browse(limit=EVERYTHING)
             if waiting.worker is None
@@ -262,10 +270,16 @@ class _Results(MemoryResults):
         return super().listen()
 
 
-def _describe(waiting: Waiting) -> QueuedTask:
+def _accepted_by(engine: _Engine) -> frozenset[str]:
+    """The content types that the users of a store read."""
+    users = [app for app in apps if app.opened is engine]
+    return content_types({name for app in users for name in app.conf.accept_content})
+
+
+def _describe(waiting: Waiting, accept: frozenset[str]) -> QueuedTask:
     try:
-        message = task_message.decode(waiting.payload)
-    except DecodeError as error:
+        message = task_message.decode(waiting.payload, accept)
+    except (DecodeError, ContentDisallowed) as error:
         return QueuedTask(f"<unreadable: {error}>", (), {}, waiting.queue, "")
     headers = message.headers
     return QueuedTask(
