@@ -39,11 +39,7 @@ def _outside_loops(call: Callable[[], R]) -> R:
 
     If this thread runs one, which waits meanwhile, another thread makes the call.
     """
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_runs_here():
         return call()
     from concurrent.futures import Future
 
@@ -59,3 +55,13 @@ def _outside_loops(call: Callable[[], R]) -> R:
     thread.start()
     thread.join()
     return future.result()
+
+
+def _loop_runs_here() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -102,7 +102,7 @@ class EagerPipeline(Pipeline):
         expires = self._app.conf.result_expires
         until = None if expires is None else clock.time() + expires
         state = STATES.get(outcome.ending, states.RETRY)
-        self._app.engine.results.put([StoredResult(id, state, meta, until)])
+        self._app.results.put([StoredResult(id, state, meta, until)])
 
 
 def apply(

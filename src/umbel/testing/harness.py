@@ -300,7 +300,7 @@ def _result_of(one: Ended) -> EagerResult[Any] | None:
     headers = one.headers
     if headers is None or not one.state:
         return None
-    value: Any = one.error
+    value: Any = one.value if one.state not in states.EXCEPTION_STATES else one.error
     traceback = None
     stored = one.settlement.result
     if stored is not None:

@@ -48,10 +48,18 @@ class Ended:
     """What became of one delivery."""
 
     def __init__(
-        self, delivery: Delivery, settlement: Settlement, error: BaseException | None, *, ran: bool
+        self,
+        delivery: Delivery,
+        settlement: Settlement,
+        value: object,
+        error: BaseException | None,
+        *,
+        ran: bool,
     ) -> None:
         self.delivery = delivery
         self.settlement = settlement
+        self.value = value
+        """What the function returned, the object itself."""
         self.error = error
         """What the function raised, as it was raised here."""
         self.ran = ran
@@ -104,6 +112,7 @@ class EmbeddedWorker:
         self.incarnation = Incarnation(app, node, self.queues, 1, self._lease)
         self._benches: dict[int, Bench] = {}
         self._loop = Loop()
+        self._value: object = None
         self._raised: BaseException | None = None
 
     @property
@@ -131,10 +140,11 @@ class EmbeddedWorker:
         decision = bench.gate.decide(delivery)
         ran = isinstance(decision, Held)
         settlement = self._run(bench, decision) if isinstance(decision, Held) else decision
+        value, self._value = self._value, None
         raised, self._raised = self._raised, None
         if self._engine.broker.settle([settlement]):
             logger.warning("An outcome was refused: its message had been taken over")
-        return Ended(delivery, settlement, raised, ran=ran)
+        return Ended(delivery, settlement, value, raised, ran=ran)
 
     def _bench_for(self, delivery: Delivery) -> Bench:
         try:
@@ -156,7 +166,7 @@ class EmbeddedWorker:
         return bench.gate.ended(held, outcome)
 
     def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        self._raised = None
+        self._value = self._raised = None
         try:
             value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
             if isinstance(value, CoroutineType):
@@ -164,6 +174,7 @@ class EmbeddedWorker:
         except BaseException as error:
             self._raised = error
             raise
+        self._value = value
         return value
 
 
