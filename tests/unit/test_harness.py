@@ -1,6 +1,7 @@
 """The fixture `umbel`: what was sent is seen, runs here, and time is the test's."""
 
 import asyncio
+import resource
 import subprocess
 import sys
 import threading
@@ -294,9 +295,11 @@ def test_a_thousand_tests_take_less_than_ten_seconds(tmp_path: Path) -> None:
         "error",
         str(file),
     ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
     )
     assert "1000 passed" in run.stdout, run.stdout + run.stderr
-    took = float(run.stdout.rpartition(" in ")[2].split("s")[0])
-    assert took < 10
+    # What it costs the processor: on a machine that is busy otherwise, time alone says nothing.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10

@@ -7,9 +7,14 @@ of any worker: encode, claim, decide, execute, settle.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
+import tempfile
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, Self, overload
 
 import msgspec
@@ -252,6 +257,18 @@ class _Engine(MemoryEngine):
         super().__init__(url)
         self.name = f"{mask(url)}, in memory for a test"
         self.results = _Results(self)
+
+    @property
+    def run_dir(self) -> Path:
+        """One for all tests of the process: to make and remove a folder each time costs more."""
+        return _run_dir()
+
+
+@cache
+def _run_dir() -> Path:
+    folder = tempfile.mkdtemp(prefix="umbel-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 class _Results(MemoryResults):
