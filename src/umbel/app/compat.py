@@ -29,9 +29,9 @@ DIFFERENCES: Final = (
         "a task that the worker does not know is taken out of the queue at once",
     ),
     Difference(
-        "task_soft_time_limit_grace", 1e9,
+        "task_soft_time_limit_grace", 604800.0,
         "a task that ignores its soft limit is killed after the grace",
-        "a task may ignore its soft limit for ever",
+        "a task may ignore its soft limit (for a week, with compat)",
     ),
 )  # fmt: skip
 """Settings only: that unknown names are refused, and passed over with a warning in Celery, is

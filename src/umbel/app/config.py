@@ -123,15 +123,20 @@ class Configuration:
             problems += extra.problems
         for layer in {layer for layer, _ in found}:
             self._clear(layer)
+        errors = []
         for layer, items in found:
             for name, (value, origin) in items.items():
                 if layer == ENVIRONMENT:
                     value = self._kinds().parse(name, value)  # noqa: PLW2901
-                self._give(layer, name, value, origin)
-        if problems:
-            if not self._lenient():
-                raise sources.refuse(problems)
+                try:
+                    self._give(layer, name, value, origin)
+                except ImproperlyConfigured as error:
+                    errors.append(str(error))
+        if self._lenient():
             notes += [f"{problem} It is passed over, as Celery does" for problem in problems]
+            problems = []
+        if errors or problems:
+            raise ImproperlyConfigured("\n".join(errors + problems))
         self._apply_compat()
         object.__setattr__(self, "_notes", notes)
 
@@ -438,6 +443,14 @@ class Configuration:
             else:
                 lines.append(Note(urgent=False, text=f"{text}: {known.reason}"))
         return lines
+
+    def log_notes(self) -> None:
+        """Log `notes`: what waits for something to come as a warning, the rest as information."""
+        import logging
+
+        logger = logging.getLogger("umbel.settings")
+        for note in self.notes():
+            logger.log(logging.WARNING if note.urgent else logging.INFO, "%s", note.text)
 
     def find_option(self, name: str, namespace: str = "") -> Option:
         """The setting that a name means, with its default; `KeyError` if there is none."""

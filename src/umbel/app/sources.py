@@ -84,11 +84,6 @@ def read_object(source: Any, namespace: str | None, fields: Collection[str]) -> 
     return reading
 
 
-def refuse(problems: list[str]) -> ImproperlyConfigured:
-    """The error for names that mean no setting."""
-    return ImproperlyConfigured("\n".join(problems))
-
-
 def describe_unknown(name: str, where: str, fields: Collection[str]) -> str:
     """That there is no such setting, and what may have been meant."""
     near = spelling.nearest(name, fields)

@@ -25,6 +25,7 @@ COMMANDS = {
     "queues": "Show the queues, and who serves them; pause and resume them.",
     "dead": "List, show, replay and drop dead letters.",
     "purge": "Drop the messages that wait in queues.",
+    "report": "Show versions, the store, and where each setting comes from; check them.",
 }
 """What there is, with its first line of help: `umbel --help` imports none of them."""
 

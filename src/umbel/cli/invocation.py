@@ -43,6 +43,11 @@ class Invocation:
         if self.broker is not None:
             os.environ["UMBEL_BROKER_URL"] = self.broker
 
+    def load_app(self) -> tuple[App, str]:
+        """Find the app, and its exact place; its store is not opened."""
+        self.enter()
+        return self._find()
+
     def load(self) -> Target:
         """Find the app and open its store."""
         self.enter()

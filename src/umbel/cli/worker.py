@@ -68,6 +68,12 @@ def check_pool(_: click.Context, __: click.Parameter, name: str) -> None:
         raise click.BadParameter(f"{name!r} is not there; this version has one pool: prefork.")
 
 
+def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    """Answer --compat; the worker's processes inherit it."""
+    if value is not None:
+        os.environ["UMBEL_COMPAT"] = value
+
+
 @click.command()
 @click.option(
     "-c",
@@ -128,6 +134,13 @@ def check_pool(_: click.Context, __: click.Parameter, name: str) -> None:
     metavar="KIB",
     help="Replace a process that has used more memory, after its task.",
 )
+@click.option(
+    "--compat",
+    type=click.Choice(["celery"]),
+    callback=set_compat,
+    expose_value=False,
+    help="Celery's behaviour where the defaults differ on purpose (umbel report --check).",
+)
 @click.option("--purge", is_flag=True, help="First drop what waits in this worker's queues.")
 @click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
 @common_options
@@ -174,6 +187,7 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
         dropped = app.engine.broker.purge(queues)
         tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
              f"purged {count(dropped, 'message')} from {', '.join(queues)}")  # fmt: skip
+    app.conf.log_notes()
     supervisor = Supervisor(
         app,
         Options(

@@ -99,7 +99,10 @@ def mask(url: str) -> str:
             user = login.split(":", 1)[0]
             netloc = f"{user}:**@{host}" if ":" in login else f"{login}@{host}"
         query = "**" if parts.query else ""
-        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+        if netloc or not parts.path.startswith("//"):
+            return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+        # Without a host, urlunsplit gives up the slashes that make a path absolute.
+        return f"{parts.scheme}://{parts.path}{'?' if query else ''}{query}"
     except ValueError:
         return "**"
 

@@ -1,0 +1,141 @@
+"""`umbel report`: what runs here, with which settings, and where they come from."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umbel import __version__
+from umbel.cli.errors import FAILURE
+from umbel.cli.invocation import Invocation
+from umbel.cli.options import common_options
+from umbel.cli.output import print_json, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from umbel.app import App
+
+
+@click.command()
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Also name settings without an effect, and differences from Celery that are met.",
+)
+@common_options
+@click.pass_context
+def report(ctx: click.Context, check: bool) -> int:
+    """Show versions, the store, and each setting that was given, with its origin.
+
+    Secrets are masked. With --check the exit code is 1 if something is refused: a name that does
+    not exist, a value that cannot be, a store that is not there.
+    """
+    asked = ctx.ensure_object(Invocation)
+    app, name = asked.load_app()
+    problems = find_problems(app)
+    document = describe(app, name, problems)
+    if check:
+        document["differences"] = [] if problems else find_differences(app)
+        document["notes"] = [] if problems else [note.text for note in app.conf.notes()]
+    if asked.as_json:
+        print_json(document)
+    else:
+        show(document)
+    return FAILURE if problems else 0
+
+
+def find_problems(app: App) -> list[str]:
+    """What keeps the app from working as it is configured."""
+    from umbel.exceptions import ImproperlyConfigured
+
+    problems = []
+    try:
+        app.conf.read()
+        _ = app.engine  # opened, which looks at the URLs and makes no file yet
+    except ImproperlyConfigured as error:
+        problems += str(error).splitlines()
+    return problems
+
+
+def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
+    """The report as a document."""
+    from importlib.metadata import version
+
+    from umbel.app.values import censor
+
+    document: dict[str, Any] = {
+        "umbel": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in ("click", "msgspec")},
+        "app": name,
+    }
+    if problems:
+        return document | {"problems": problems}
+    conf = app.conf
+    settings = []
+    for setting, value in sorted(conf.without_defaults().items()):
+        origin, place = conf.origin(setting)
+        settings.append(
+            {"name": setting, "value": censor(setting, value), "origin": origin, "place": place}
+        )
+    return document | {
+        "store": app.engine.name,
+        "results": "with the messages" if app.keeps_results else "not kept",
+        "tasks": len(app.tasks),
+        "settings": settings,
+        "problems": [],
+    }
+
+
+def find_differences(app: App) -> list[dict[str, Any]]:
+    """The deliberate differences from Celery that this configuration meets."""
+    from umbel.app.compat import DIFFERENCES
+
+    conf = app.conf
+    return [
+        {
+            "setting": one.setting,
+            "value": conf[one.setting],
+            "celery": one.celery,
+            "here": one.here,
+            "there": one.there,
+        }
+        for one in DIFFERENCES
+        if one.setting in conf and conf.origin(one.setting)[0] == "default"
+    ]
+
+
+def show(document: dict[str, Any]) -> None:
+    """The report for people."""
+    packages = ", ".join(f"{name} {number}" for name, number in document["packages"].items())
+    plain = ("umbel", "python", "platform", "app", "store", "results", "tasks")
+    pairs = [(key, document.get(key)) for key in plain]
+    print_pairs([*pairs[:3], ("packages", packages), *pairs[3:]])
+    if document.get("settings"):
+        click.echo("\nSettings that were given:")
+        print_table(
+            ("name", "value", "origin"),
+            [
+                (s["name"], repr(s["value"]), f"{s['origin']}: {s['place']}")
+                for s in document["settings"]
+            ],
+        )
+    elif not document["problems"]:
+        click.echo("\nNo settings were given: all have their defaults.")
+    if document.get("differences"):
+        click.echo("\nDifferences from Celery that this configuration meets:")
+        for one in document["differences"]:
+            click.echo(f"  {one['setting']} is {one['value']!r} (Celery: {one['celery']!r})")
+            click.echo(f"    here   {one['here']}")
+            click.echo(f"    Celery {one['there']}")
+        click.echo("  compat='celery' restores all of them, setting one of them decides for it.")
+    if document.get("notes"):
+        click.echo("\nAccepted without an effect:")
+        for note in document["notes"]:
+            click.echo(f"  {note}")
+    if document["problems"]:
+        click.echo("\nRefused:")
+        for problem in document["problems"]:
+            click.echo(f"  {problem}")

@@ -1,0 +1,76 @@
+"""`umbel report`: versions, the store, settings with their origins, and what is wrong with them."""
+
+from tests.cli.conftest import Project
+
+APP = "from umbel import Celery\n\napp = Celery('tasks')\napp.config_from_object('celeryconfig')\n"
+
+
+def configure(project: Project, text: str) -> None:
+    project.write("celeryconfig.py", text)
+    project.write("tasks.py", APP)
+
+
+def test_origins_of_what_was_given(project: Project) -> None:
+    configure(project, "REDIS_HOST = 'h'\nCELERYD_CONCURRENCY = 3\nworker_lease = 9\n")
+    project.environment["UMBEL_WORKER_LEASE"] = "8"
+    project.environment["CELERY_RESULT_BACKEND"] = "broker"
+    document = project.ask("report")
+    assert document["store"] == str(project.store)
+    assert (document["app"], document["results"]) == ("tasks:app", "with the messages")
+    assert document["umbel"]
+    assert document["python"]
+    given = {
+        one["name"]: (one["value"], one["origin"], one["place"]) for one in document["settings"]
+    }
+    assert given == {
+        "worker_concurrency": (3, "configuration", "celeryconfig: CELERYD_CONCURRENCY"),
+        "worker_lease": (8.0, "environment", "UMBEL_WORKER_LEASE"),
+        "result_backend": ("broker", "environment", "CELERY_RESULT_BACKEND"),
+    }
+    assert "celeryconfig: CELERYD_CONCURRENCY" in project.say("report")
+    assert not project.store.exists()
+
+
+def test_check_names_differences_and_what_has_no_effect(project: Project) -> None:
+    configure(project, "CELERYD_FORCE_EXECV = True\nCELERYBEAT_SCHEDULE = {'a': {'task': 'a'}}\n")
+    document = project.ask("report", "--check")
+    assert "task_acks_late" in {one["setting"] for one in document["differences"]}
+    assert len(document["notes"]) == 2
+    text = project.say("report", "--check")
+    assert "task_acks_late is True (Celery: False)" in text
+    assert "nothing runs it in this version" in text
+    assert "CELERYD_FORCE_EXECV (celeryconfig: CELERYD_FORCE_EXECV) has no effect: " in text
+
+
+def test_with_compat_no_difference_is_met(project: Project) -> None:
+    configure(project, "")
+    project.environment["UMBEL_COMPAT"] = "celery"
+    document = project.ask("report", "--check")
+    assert document["differences"] == []
+    late = next(one for one in document["settings"] if one["name"] == "task_acks_late")
+    assert (late["value"], late["origin"]) == (False, "compat")
+
+
+def test_everything_that_is_refused_is_named_and_the_exit_code_tells(project: Project) -> None:
+    configure(
+        project,
+        "CELERY_TASK_SERIALISER = 'json'\nCASSANDRA_PORT = 1\ntask_time_limit = 'long'\n",
+    )
+    document = project.ask("report", "--check", code=1)
+    assert len(document["problems"]) == 3
+    text = "\n".join(document["problems"])
+    for part in ("task_serializer", "cassandra_port", "task_time_limit must be a number"):
+        assert part in text
+    assert "task_serializer" in project.say("report", code=1)
+
+
+def test_secrets_are_masked(project: Project) -> None:
+    configure(project, "redis_password = 'hunter2'\nresult_backend = 'broker'\n")
+    done = project.run("report", "--check")
+    assert done.returncode == 0
+    assert "hunter2" not in done.stdout + done.stderr
+    configure(project, "BROKER_URL = 'redis://me:hunter2@h:6379/0'\n")
+    done = project.run("report", "--check")
+    assert done.returncode == 1
+    assert "redis://me:**@h:6379/0" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
