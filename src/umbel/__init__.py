@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from umbel.app import App, Task
+    from umbel.app import App, AsyncTask, Task
     from umbel.app import App as Celery
     from umbel.result import AsyncResult
 
 __version__ = "0.1.0"
-__all__ = ["App", "AsyncResult", "Celery", "Task", "__version__"]
+__all__ = ["App", "AsyncResult", "AsyncTask", "Celery", "Task", "__version__"]
 
 _HOMES = {
     "App": ("umbel.app", "App"),
     "Celery": ("umbel.app", "App"),
+    "AsyncTask": ("umbel.app", "AsyncTask"),
     "Task": ("umbel.app", "Task"),
     "AsyncResult": ("umbel.result", "AsyncResult"),
 }

@@ -119,11 +119,6 @@ def test_args_and_kwargs_of_other_types_are_refused() -> None:
             add.apply_async(args, kwargs)  # type: ignore[arg-type]
 
 
-def test_an_option_that_a_task_does_not_have_is_named() -> None:
-    with pytest.raises(ImproperlyConfigured, match="autoretry_for"):
-        app.task(autoretry_for=(ValueError,))(print)  # type: ignore[call-overload]
-
-
 def test_a_result_that_is_ignored_is_none_at_once() -> None:
     assert tuned.delay().get() is None
     assert add.apply_async((1,), ignore_result=True).get() is None

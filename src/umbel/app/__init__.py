@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from umbel.app.app import App
-from umbel.app.task import Task
+from umbel.app.task import AsyncTask, Task
 
-__all__ = ["App", "Task"]
+__all__ = ["App", "AsyncTask", "Task"]

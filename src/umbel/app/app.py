@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -13,16 +15,20 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    TypeAlias,
     TypeVar,
     Unpack,
     overload,
 )
 from weakref import WeakSet
 
+from umbel.app.current import State
 from umbel.app.location import locate_store
+from umbel.app.naming import importable_name, main_module
+from umbel.app.registry import TaskRegistry
 from umbel.app.settings import Settings, UnreadSettings
-from umbel.app.task import AsyncTask, Task
-from umbel.exceptions import ImproperlyConfigured, NotRegistered
+from umbel.app.task import AsyncTask, Task, make_task, stack_level
+from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app.options import SendOptions, TaskOptions
@@ -36,9 +42,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T", bound=Task[..., Any])
-CO_COROUTINE: Final = 0x80
-"""`inspect.CO_COROUTINE`; importing inspect would double this module's import time."""
+AnyTask: TypeAlias = Task[..., Any]
+T = TypeVar("T", bound=AnyTask)
+TaskClass = TypeVar("TaskClass", bound=AnyTask)
 
 apps: Final[WeakSet[App]] = WeakSet()
 """Every app of this process."""
@@ -83,6 +89,10 @@ class App:
         config_source: Any = None,
         config_source_silent: bool = False,
         namespace: str | None = None,
+        set_as_current: bool = True,
+        task_cls: type[AnyTask] = Task,
+        autofinalize: bool = True,
+        strict_typing: bool = True,
         **settings: Any,
     ) -> None:
         self.main = main
@@ -97,12 +107,20 @@ class App:
         self.conf.update(changes, **settings)
         if config_source is not None:
             self.config_from_object(config_source, silent=config_source_silent)
-        self.tasks: dict[str, Task[..., Any]] = {}
+        self.set_as_current = set_as_current
+        self.task_cls = task_cls
+        self.autofinalize = autofinalize
+        self.strict_typing = strict_typing
+        self.finalized = False
+        self._registry = TaskRegistry()
+        self._finalizing = threading.RLock()
         self._module, self._file = _caller()
         self._engine: Engine | None = None
         self._sender: Sender | None = None
         self._waiter: ResultWaiter | None = None
         apps.add(self)
+        if set_as_current:
+            self.set_current()
 
     def __repr__(self) -> str:
         return f"<App {self.main or self._module}>"
@@ -111,7 +129,7 @@ class App:
     def module(self) -> str:
         """The name under which a worker can import the module that made this app."""
         if self._module in {None, "__main__"}:
-            return _stem(self._file) if self._file else "MODULE"
+            return (importable_name(self._file) if self._file else None) or "MODULE"
         return self._module or "MODULE"
 
     @property
@@ -247,42 +265,132 @@ class App:
     def task(self, function: Any = None, /, **options: Any) -> Any:
         """Make a task of a function: `@app.task` or `@app.task(name=…, max_retries=…)`.
 
-        With `bind=True` the function gets the task as its first argument. The other options,
-        with their defaults: `umbel.app.options.TaskOptions`. `ImproperlyConfigured` for one that
-        does not exist.
+        With `bind=True` the function gets the task as its first argument; `base` is the class
+        that the task is made from. The other options, with their defaults: `Task`. A keyword
+        that is none of them becomes an attribute of the task, with a warning if it looks like a
+        misspelt option.
         """
-
-        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+        if function is not None:
             return self._add_task(function, **options)
 
-        return decorate if function is None else decorate(function)
+        def decorate(function: Callable[..., Any]) -> AnyTask:
+            return self._add_task(function, **options)
 
-    def _add_task(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
-        name = options.pop("name", None) or self.gen_task_name(
-            function.__name__, function.__module__
-        )
-        known = Task.__init__.__kwdefaults__ or {}
-        unknown = options.keys() - known.keys()
-        if unknown:
-            raise ImproperlyConfigured(
-                f"@app.task has no option {min(unknown)!r} in this version (task {name}). "
-                f"It has: name, {', '.join(known)}."
+        return decorate
+
+    def _add_task(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        base: type[AnyTask] | None = None,
+        bind: bool = False,
+        **options: Any,
+    ) -> AnyTask:
+        if not callable(function):
+            raise TypeError(f"@app.task makes a task of a function; got {function!r}.")
+        if isinstance(function, Task):
+            raise TypeError(f"{function!r} is a task already: remove one of its two decorators.")
+        name = name or self.gen_task_name(function.__name__, function.__module__)
+        first = self._registry.get(name)
+        if first is not None:
+            known = getattr(first, "__wrapped__", None)
+            if known is not None and known.__code__ is not function.__code__:
+                self._warn_of_double(
+                    name, known, function, "The first one stays; calls of this name reach it."
+                )
+            return first
+        task = make_task(self, function, name, base or self.Task, options, bind=bind)
+        return self._registry.setdefault(name, task)
+
+    def register_task(self, task: TaskClass | type[TaskClass], /, **options: Any) -> TaskClass:
+        """Add a task that is written as a class, or an instance of one; returns the instance.
+
+        The options are those of `App.task` and outweigh the class's. A class without a name is
+        named as a function would be. Of two tasks with one name the later stays, with a warning.
+        """
+        added = task() if isinstance(task, type) else task
+        for option, value in options.items():
+            setattr(added, option, value)
+        if not added.name:
+            added.name = self.gen_task_name(type(added).__name__, type(added).__module__)
+        known = self._registry.get(added.name)
+        if known is not None and known is not added:
+            self._warn_of_double(
+                added.name,
+                known,
+                added,
+                "The new one has replaced it; calls of this name reach it.",
             )
-        kind = AsyncTask if function.__code__.co_flags & CO_COROUTINE else Task
-        task: Task[..., Any] = kind(self, function, name, **options)
-        first = self.tasks.setdefault(name, task)
-        if first is not task and first.run.__code__ is not function.__code__:
-            message = f"Two functions are registered as the task {name!r}; the first one stays."
-            import warnings
+        self._registry[added.name] = added
+        added.bind(self)
+        return added
 
-            warnings.warn(message, stacklevel=4)
-        return first
+    def _warn_of_double(self, name: str, known: object, new: object, consequence: str) -> None:
+        import warnings
+
+        def describe(thing: object) -> str:
+            thing = getattr(thing, "__wrapped__", thing)
+            kind = thing if hasattr(thing, "__qualname__") else type(thing)
+            return f"{kind.__module__}.{kind.__qualname__}"
+
+        message = (
+            f"Two tasks have the name {name!r}: {describe(known)} and {describe(new)}. "
+            f"{consequence} Give one of them another: @app.task(name=…)."
+        )
+        warnings.warn(DuplicateTaskNameWarning(message), stacklevel=stack_level())
 
     def gen_task_name(self, name: str, module: str) -> str:
-        """The name of a task that was given none: its module's and the function's."""
+        """The name of a task that was given none: its module's and the function's.
+
+        Override it to name tasks otherwise. `__main__` is replaced by the name under which a
+        worker imports that file; in an interpreter, which has none, by the app's.
+        """
         if module == "__main__":
-            module = self.main or (_stem(self._file) if self._file else "__main__")
+            module = main_module() or self.main or module
         return f"{module}.{name}"
+
+    @cached_property
+    def Task(self) -> type[AnyTask]:  # noqa: N802  (Celery's name)
+        """The class that this app's tasks are made from: `task_cls`, bound to the app."""
+        given: object = self.task_cls
+        if not isinstance(given, type) or not issubclass(given, Task):
+            raise ImproperlyConfigured(
+                f"App(task_cls={self.task_cls!r}): give a subclass of umbel.Task, the class itself "
+                "and not its name."
+            )
+        return type("Task", (self.task_cls,), {"app": self, "__module__": self.task_cls.__module__})
+
+    @cached_property
+    def tasks(self) -> TaskRegistry:
+        """All tasks of the app by name; the first look finalizes the app."""
+        self.finalize(auto=True)
+        return self._registry
+
+    def finalize(self, auto: bool = False) -> None:
+        """Read what the settings say of the tasks; happens by itself when the app is used.
+
+        `RuntimeError` if it would (`auto`) and the app was made with `autofinalize=False`.
+        """
+        with self._finalizing:
+            if self.finalized:
+                return
+            if auto and not self.autofinalize:
+                raise RuntimeError(
+                    f"{self!r} is used before app.finalize() was called, and it was made with "
+                    "autofinalize=False."
+                )
+            self.finalized = True
+            for task in list(self._registry.values()):
+                task.prepare()
+
+    def set_current(self) -> None:
+        """Make this the app that is meant where none is named, in the whole process."""
+        State.current = self
+
+    def set_default(self) -> None:
+        """Make this the app that is meant where none is named and none is current."""
+        State.default = self
 
     def send_task(
         self,
@@ -370,21 +478,9 @@ class App:
             self._waiter = ResultWaiter(lambda: self.results)
         return self._waiter
 
-    def lookup(self, name: str) -> Task[..., Any]:
+    def lookup(self, name: str) -> AnyTask:
         """The task of that name; `NotRegistered` names the nearest one."""
-        task = self.tasks.get(name)
-        if task is None:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.tasks, n=1)
-            hint = f" The nearest that is: {near[0]!r}." if near else ""
-            message = f"No task {name!r} is registered in {self!r}.{hint}"
-            raise NotRegistered(message)
-        return task
-
-
-def _stem(file: str) -> str:
-    return os.path.splitext(os.path.basename(file))[0]
+        return self.tasks[name]
 
 
 def _caller() -> tuple[str | None, str | None]:

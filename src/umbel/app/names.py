@@ -78,7 +78,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_eager_propagates=False,
             task_store_eager_result=False,
         ),
-        **_rows("later", "comes with class-based tasks", task_annotations=None),
         **_rows("later", "comes with compressed results", result_compression=None),
         **_rows(
             "later",

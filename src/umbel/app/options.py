@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from umbel.app.task import Task
 
 Moment = datetime | str | float
 """A point in time: a datetime, ISO 8601 text, or Unix time in seconds. A datetime without a zone
@@ -38,31 +42,45 @@ class SendOptions(TypedDict, total=False):
 
 
 class TaskOptions(TypedDict, total=False):
-    """Keywords of `@app.task` (`celery.app.task.Task`)."""
+    """Keywords of `@app.task`. What each means, and its default: the attributes of `Task`."""
 
-    name: str
-    """Default: the module's and the function's name."""
+    name: str | None
+    base: type[Task[..., Any]] | None
+    """The class that the task is made from; default: the app's `task_cls`."""
+    typing: bool | None
     max_retries: int | None
-    """How often `retry` may run it again; default 3, None: for ever."""
     default_retry_delay: float
-    """Seconds before the next attempt if `retry` is given none; default 180."""
+    autoretry_for: tuple[type[BaseException], ...]
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    retry_kwargs: Mapping[str, Any]
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    rate_limit: str | float | None
     time_limit: float | None
-    """Hard limit in seconds; default: `task_time_limit`."""
     soft_time_limit: float | None
-    """Soft limit in seconds; default: `task_soft_time_limit`."""
     ignore_result: bool | None
-    """Store no result; default: `task_ignore_result`."""
+    store_errors_even_if_ignored: bool | None
+    store_eager_result: bool | None
+    track_started: bool | None
+    trail: bool
+    send_events: bool
     acks_late: bool | None
-    """The message is done when the task has ended; default: `task_acks_late`, which is on."""
-    queue: str | None
-    """Default: `task_default_queue`."""
-    priority: int | None
-    """0 to 9, 9 the most urgent; default: `task_default_priority`."""
-    expires: float | None
-    """Seconds after sending when it is dropped if it has not started; default: never."""
+    acks_on_failure: bool | None
+    acks_on_timeout: bool | None
+    acks_on_failure_or_timeout: bool | None
+    reject_on_worker_lost: bool | None
+    retry_on_worker_lost: bool | None
     serializer: str | None
-    """Default: `task_serializer`."""
     compression: str | None
-    """Default: `task_compression`."""
+    priority: int | None
+    expires: float | None
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    delivery_mode: int | str | None
     throws: tuple[type[Exception], ...]
-    """Errors that are expected: raised as themselves by `get`, logged without a traceback."""
+    shadow_name: Callable[..., str | None] | None
+    resultrepr_maxsize: int
+    abstract: bool
+    from_config: tuple[tuple[str, str], ...]

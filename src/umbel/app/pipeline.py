@@ -106,6 +106,7 @@ class Pipeline:
             headers.timelimit or (None, None),
             task.ignores_result(headers.ignore_result) or not self._app.keeps_results,
             called_directly=False,
+            owner=task,
         )
 
     def _stores(self, task: Task[..., Any], request: Request) -> bool:  # noqa: ARG002

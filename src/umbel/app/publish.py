@@ -76,12 +76,14 @@ def build_message(
         task.check_arguments(args, kwargs)
         ignore_result = task.ignores_result(ignore_result)
         expires = task.expires if expires is None else expires
-        priority = task.priority if priority is None else priority
-        serializer = serializer or task.serializer
+        own = vars(task)  # what is given nowhere is not there: its setting is looked up below
+        priority = own.get("priority") if priority is None else priority
+        serializer = serializer or own.get("serializer")
         compression = compression or task.compression
         queue = queue or task.queue
-        time_limit = task.time_limit if time_limit is None else time_limit
-        soft_time_limit = task.soft_time_limit if soft_time_limit is None else soft_time_limit
+        time_limit = own.get("time_limit") if time_limit is None else time_limit
+        if soft_time_limit is None:
+            soft_time_limit = own.get("soft_time_limit")
     queue = queue or settings.task_default_queue
     if priority is None:
         priority = settings.task_default_priority

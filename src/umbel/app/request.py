@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from umbel._state import current_request
+
+if TYPE_CHECKING:
+    from umbel.app.task import Task
 
 
 class RetryPlan(msgspec.Struct, frozen=True):
@@ -48,6 +51,10 @@ class Request(msgspec.Struct):
     retry: RetryPlan | None = None
     is_eager: bool = False
     """It runs in the process that sent it (`apply`, `task_always_eager`)."""
+    owner: Task[..., Any] | None = None
+    """The task that runs, as its app has it."""
+    outer: Request | None = None
+    """The request of the task that called this one, in this process."""
 
 
 current: ContextVar[Request | None] = current_request

@@ -34,6 +34,8 @@ class Settings(Configuration):
     """A message is done when its task has ended. Off: done before it starts, so that a task
     whose worker dies is not run again but fails with `WorkerLostError`."""
     task_ignore_result: bool = False
+    task_annotations: object = None
+    """Options of tasks that the configuration overrides, by task name (`umbel.app.annotations`)."""
     task_time_limit: float | None = None
     """Hard limit: the task's process is killed."""
     task_soft_time_limit: float | None = None

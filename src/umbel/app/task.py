@@ -2,90 +2,267 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Coroutine
-from types import CodeType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from types import CodeType, CoroutineType, MappingProxyType, MethodType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
-from umbel.exceptions import MaxRetriesExceededError, Retry
+from umbel.app.current import current_app_of
+from umbel.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UmbelWarning
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
     from umbel.app.app import App
     from umbel.app.options import Moment, SendOptions
     from umbel.app.request import Request
     from umbel.result import AsyncResult, EagerResult
 
-P = ParamSpec("P")
-R = TypeVar("R")
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+else:
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+REFUSED: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "backend": "Results lie where result_backend says, for all tasks of an app; "
+        "make a second App for a second store.",
+        "Request": "Override the task's handlers (on_failure, on_success, …) instead.",
+        "Strategy": "The worker decides what becomes of a message; connect to its signals "
+        "(umbel.signals.task_received, …) instead.",
+    }
+)
+"""Options of Celery's tasks that name parts of its worker, and what takes their place."""
+
+
+class FromSettings:
+    """A task option that was given nowhere: it reads as its setting does at that moment."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
+        if task is None:
+            return None
+        return getattr(task.app.conf, self.setting, None)
+
+
+class OfCurrentApp:
+    """The app of a task that was not bound to one: the current app."""
+
+    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
+        if task is None:
+            return None
+        return current_app_of(task.name or owner.__name__)
 
 
 class Task(Generic[P, R]):
-    """A function that can be sent to a worker (`celery.Task`). Made by `App.task`.
+    """A function that can be sent to a worker (`celery.Task`). Usually made by `App.task`.
 
     Calling it runs the function here and now; `delay` and `apply_async` send it.
+
+    The options are class attributes: `@app.task(max_retries=5)` sets them for one task, a
+    subclass for all tasks that are made with `base=` it. A class may be a task itself:
+
+        class Add(Task[[int, int], int]):
+            name = "add"
+
+            def run(self, x: int, y: int) -> int:
+                return x + y
+
+        add = app.register_task(Add())
+
+    A task is created once in each process, so what `__init__` sets up is shared by its runs.
     """
 
-    def __init__(
-        self,
-        app: App,
-        function: Callable[..., Any],
-        name: str,
-        *,
-        bind: bool = False,
-        max_retries: int | None = 3,
-        default_retry_delay: float = 180.0,
-        time_limit: float | None = None,
-        soft_time_limit: float | None = None,
-        ignore_result: bool | None = None,
-        acks_late: bool | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        expires: float | None = None,
-        serializer: str | None = None,
-        compression: str | None = None,
-        throws: tuple[type[Exception], ...] = (),
-    ) -> None:
-        functools.update_wrapper(self, function)
-        self.app = app
-        self.name = name
-        self.bind = bind
-        self.run = function
-        """The function itself."""
-        self.max_retries = max_retries
-        """How often `retry` may run it again; None: for ever."""
-        self.default_retry_delay = default_retry_delay
-        """Seconds."""
-        self.time_limit = time_limit
-        self.soft_time_limit = soft_time_limit
-        self.ignore_result = ignore_result
-        self.acks_late = acks_late
-        self.queue = queue
-        self.priority = priority
-        self.expires = expires
-        """Seconds after sending; then it is not run any more."""
-        self.serializer = serializer
-        """What its messages are written in; None: `task_serializer`."""
-        self.compression = compression
-        """None: `task_compression`."""
-        self.throws = throws
-        """Errors that are expected: raised as themselves by `get`, logged without traceback."""
-        self._fits = _quick_check(function, bind=bind)
+    name: str = ""
+    """Default: the module's name and the function's (the class's) own."""
+    app: App = cast("App", OfCurrentApp())
+    typing: bool | None = None
+    """Check arguments against the function's signature when sending; None: `App(strict_typing=)`,
+    which is on."""
+    max_retries: int | None = 3
+    """How often `retry` may run it again; None: for ever."""
+    default_retry_delay: float = 180.0
+    """Seconds before the next attempt if `retry` is given none."""
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    """Errors after which the task is retried by itself."""
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    """Errors among these after which it is not."""
+    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
+    """What an automatic retry gives to `retry`."""
+    retry_backoff: bool | float = False
+    """The delay before automatic retry n is 2**n seconds (True), or that times the number."""
+    retry_backoff_max: float = 600.0
+    """The longest such delay, in seconds."""
+    retry_jitter: bool = True
+    """Take a random delay from 0 up to it, so that retries do not come in waves."""
+    rate_limit: str | float | None = cast("None", FromSettings("task_default_rate_limit"))
+    """"10/s", "5/m", "1/h", or a number a second. Kept; workers of this version do not limit."""
+    time_limit: float | None = cast("None", FromSettings("task_time_limit"))
+    """Hard limit in seconds: the task's process is killed."""
+    soft_time_limit: float | None = cast("None", FromSettings("task_soft_time_limit"))
+    """Soft limit in seconds: `SoftTimeLimitExceeded` is raised inside the task."""
+    ignore_result: bool | None = cast("None", FromSettings("task_ignore_result"))
+    """Store no result."""
+    store_errors_even_if_ignored: bool | None = cast(
+        "None", FromSettings("task_store_errors_even_if_ignored")
+    )
+    store_eager_result: bool | None = cast("None", FromSettings("task_store_eager_result"))
+    """Store results of runs in this process (`apply`) too."""
+    track_started: bool | None = cast("None", FromSettings("task_track_started"))
+    """Store the state STARTED when a run begins."""
+    trail: bool = True
+    """Keep what the task sends in `request.children`."""
+    send_events: bool = True
+    """Accepted; workers of this version send no events."""
+    acks_late: bool | None = cast("None", FromSettings("task_acks_late"))
+    """The message is done when the task has ended; else before it starts."""
+    acks_on_failure: bool | None = cast("None", FromSettings("task_acks_on_failure"))
+    acks_on_timeout: bool | None = cast("None", FromSettings("task_acks_on_timeout"))
+    acks_on_failure_or_timeout: bool | None = cast(
+        "None", FromSettings("task_acks_on_failure_or_timeout")
+    )
+    reject_on_worker_lost: bool | None = cast("None", FromSettings("task_reject_on_worker_lost"))
+    retry_on_worker_lost: bool | None = cast("None", FromSettings("task_retry_on_worker_lost"))
+    serializer: str | None = cast("None", FromSettings("task_serializer"))
+    compression: str | None = None
+    priority: int | None = cast("None", FromSettings("task_default_priority"))
+    """0 to 9, 9 the most urgent."""
+    expires: float | None = None
+    """Seconds after sending; then it is not run any more."""
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    throws: tuple[type[Exception], ...] = ()
+    """Errors that are expected: raised as themselves by `get`, logged without traceback."""
+    shadow_name: Callable[..., str | None] | None = None
+    """Gives a message another name for logs: `shadow_name(task, args, kwargs, options)`."""
+    resultrepr_maxsize: int = 1024
+    """Longest form of a result in logs, in characters."""
+    abstract: bool = True
+    """Accepted, as Celery does; a class becomes a task by `App.register_task` alone."""
+    from_config: tuple[tuple[str, str], ...] = ()
+    """More options that take their value from a setting when they are None: (option, setting)."""
+
+    bound: ClassVar[bool] = False
+    """Whether the function gets the task as its first argument (`bind=True`)."""
+    overrides_call: ClassVar[bool] = False
+    """Whether a worker calls `__call__`, which a subclass has defined, in the place of `run`."""
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.overrides_call = getattr(cls.__call__, "__module__", None) != __name__
+        for option in [name for name, value in vars(cls).items() if value is None]:
+            standard = vars(Task).get(option)
+            if isinstance(standard, FromSettings):  # None is "as the setting says"
+                setattr(cls, option, standard)
+        for option, advice in REFUSED.items():
+            if option in vars(cls):
+                raise ImproperlyConfigured(
+                    f"{cls.__name__}: tasks have no option {option!r}. {advice}"
+                )
+
+    if TYPE_CHECKING:
+        # So that the arguments of `Add()` are those of the user's own `__init__`.
+        def __init__(self) -> None: ...
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R | Coroutine[Any, Any, R]:
+        """Do the task's work: the function itself, or the method that a subclass defines."""
+        raise NotImplementedError(f"{type(self).__name__} defines no method run.")
 
     def __repr__(self) -> str:
-        return f"<Task {self.name}>"
+        return f"<Task {self.name or type(self).__name__}>"
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        """Pickled by name: whoever unpickles it gets the task of their own app."""
+        return unpickle_task, (self.name, self.__module__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function in this process; an `async def` one returns its coroutine."""
-        if self.bind:
-            return cast("R", self.run(self, *args, **kwargs))
-        return cast("R", self.run(*args, **kwargs))
+        """Run the task in this process, with a request of its own."""
+        from umbel.app.request import Request, current
+
+        request = current.get()
+        if request is not None and request.owner is self:
+            return cast("R", self.run(*args, **kwargs))
+        own = Request("", self.name, list(args), dict(kwargs), owner=self, outer=request)
+        token = current.set(own)
+        try:
+            value = self.run(*args, **kwargs)
+        finally:
+            current.reset(token)
+        return cast("R", _run_with(own, value) if isinstance(value, CoroutineType) else value)
 
     @property
     def request(self) -> Request:
         """The request of the delivery that runs in this context."""
         from umbel.app.request import Request, current
 
-        return current.get() or Request("", self.name)
+        request = current.get()
+        while request is not None:
+            if request.owner is self or request.task == self.name:
+                return request
+            request = request.outer
+        return Request("", self.name, owner=self)
+
+    # -------------------------------------------------------------- binding to an app
+
+    def bind(self, app: App) -> App:
+        """Make it a task of `app` (`App.register_task` does)."""
+        self.app = app
+        if "__name__" not in self.__dict__:
+            self.__name__ = type(self).__name__
+        if app.finalized:
+            self.prepare()
+        return app
+
+    @classmethod
+    def on_bound(cls, app: App) -> None:
+        """Override to do something once the task belongs to an app and its settings are read."""
+
+    def prepare(self) -> None:
+        """Take what the settings say; at the first use, so that settings may follow tasks."""
+        app = self.app
+        for option, setting in self.from_config:
+            if getattr(self, option, None) is None:
+                setattr(self, option, getattr(app.conf, setting))
+        for option in ("priority", "serializer", "time_limit", "soft_time_limit"):
+            given = getattr(type(self), option)
+            if given is not None:
+                self.__dict__.setdefault(option, given)
+        self.annotate()
+        checked = app.strict_typing if self.typing is None else self.typing
+        self._fits = _quick_check(self.run) if checked else _fits_always
+        self._prepared = True
+        self.on_bound(app)
+
+    def annotate(self) -> None:
+        """Apply `task_annotations`."""
+        setting = getattr(self.app.conf, "task_annotations", None)
+        if not setting:
+            return
+        from umbel.app.annotations import annotations_of
+
+        for key, value in annotations_of(setting, self):
+            if key.startswith("@"):
+                self.add_around(key[1:], value)
+            else:
+                setattr(self, key, value)
+
+    def add_around(self, attr: str, around: Callable[[Callable[..., Any]], Any]) -> None:
+        """Put `around(method)` in the place of a method."""
+        method = getattr(self, attr)
+        original = getattr(method, "__around__", method)
+        wrapper = around(original)
+        wrapper.__around__ = original
+        setattr(self, attr, wrapper)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send the task: `add.delay(2, 3)`. Returns once the message is safe.
@@ -162,14 +339,18 @@ class Task(Generic[P, R]):
             asked = self.ignore_result
         return self.app.conf.task_ignore_result if asked is None else asked
 
+    _prepared = False
+
     def check_arguments(self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any]) -> None:
         """`TypeError` if the arguments do not fit the function."""
+        if not self._prepared:
+            self.prepare()
         if not kwargs and self._fits(len(args)):
+            return
+        if self._fits is _fits_always:
             return
         import inspect
 
-        if self.bind:
-            args = (self, *args)
         try:
             inspect.signature(self.run).bind(*args, **kwargs)
         except TypeError as error:
@@ -236,23 +417,116 @@ class Task(Generic[P, R]):
 
 
 class AsyncTask(Task[P, R]):
-    """A task made of an `async def` function. Made by `App.task`."""
+    """A task made of an `async def` function. Usually made by `App.task`."""
 
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]  # calling it makes a coroutine, not the result
             self, *args: P.args, **kwargs: P.kwargs
         ) -> Coroutine[Any, Any, R]:
-            """Make the function's coroutine in this process."""
+            """Make a coroutine that runs the task in this process."""
             ...
 
 
-def _quick_check(function: Callable[..., Any], *, bind: bool) -> Callable[[int], bool]:
-    """Whether so many positional arguments, and nothing else, surely fit a function."""
+async def _run_with(request: Request, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    from umbel.app.request import current
+
+    token = current.set(request)
+    try:
+        return await coroutine
+    finally:
+        current.reset(token)
+
+
+def make_task(
+    app: App,
+    function: Callable[..., Any],
+    name: str,
+    base: type[Task[..., Any]],
+    options: Mapping[str, Any],
+    *,
+    bind: bool = False,
+) -> Task[..., Any]:
+    """The task of a function: an instance of a class of its own below `base`."""
+    _warn_of_near_misses(name, base, options)
+    is_async = bool(getattr(_code_of(function), "co_flags", 0) & CO_COROUTINE)
+    bases = (base, AsyncTask) if is_async and not issubclass(base, AsyncTask) else (base,)
+    body = {
+        **options,
+        "name": name,
+        "bound": bind,
+        "__module__": function.__module__,
+        "__doc__": function.__doc__,
+        "__qualname__": function.__qualname__,
+    }
+    task: Task[..., Any] = type(function.__name__, bases, body)()
+    task.__wrapped__ = function
+    task.__name__ = function.__name__
+    task.__qualname__ = function.__qualname__
+    task.__annotations__ = getattr(function, "__annotations__", {})
+    run = MethodType(function, task) if bind else function
+    task.run = run  # type: ignore[method-assign]
+    task.bind(app)
+    return task
+
+
+CO_COROUTINE = 0x80
+"""`inspect.CO_COROUTINE`; importing inspect would double this module's import time."""
+
+
+def _warn_of_near_misses(name: str, base: type[Task[..., Any]], options: Mapping[str, Any]) -> None:
+    """Any keyword becomes an attribute of the task, so only a likely slip is worth a word."""
+    own = [option for option in options if not hasattr(base, option) and option not in REFUSED]
+    if not own:
+        return
+    import difflib
+    import warnings
+
+    known = [option for option in vars(Task) if not option.startswith("_")] + ["base", "bind"]
+    for option in own:
+        near = difflib.get_close_matches(option.lower(), known, n=1, cutoff=0.8)
+        if near:
+            message = (
+                f"{name}: {option!r} is no option of tasks and becomes an attribute of this one. "
+                f"Did you mean {near[0]!r}? If not, declare it in a base class."
+            )
+            warnings.warn(UmbelWarning(message), stacklevel=stack_level())
+
+
+def stack_level() -> int:
+    """The `stacklevel` that puts a warning at the caller's line outside the package."""
+    depth, frame = 1, sys._getframe(1)  # noqa: SLF001  (as warnings itself does)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("umbel."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+def unpickle_task(name: str, module: str) -> Task[..., Any]:
+    """The task of that name in this process's app."""
+    if module not in sys.modules:
+        import importlib
+
+        importlib.import_module(module)
+    return current_app_of(name).lookup(name)
+
+
+def _code_of(function: Callable[..., Any]) -> CodeType | None:
     code = getattr(function, "__code__", None)
-    if not isinstance(code, CodeType) or hasattr(function, "__wrapped__"):
+    return code if isinstance(code, CodeType) else None
+
+
+def _fits_always(_: int) -> bool:
+    return True
+
+
+def _quick_check(run: Callable[..., Any]) -> Callable[[int], bool]:
+    """Whether so many positional arguments, and nothing else, surely fit a function or method."""
+    function = run.__func__ if isinstance(run, MethodType) else run
+    code = _code_of(function)
+    if code is None or hasattr(function, "__wrapped__"):
         return lambda _: False
-    most = code.co_argcount - bind
+    bound = isinstance(run, MethodType)
+    most = code.co_argcount - bound
     least = most - len(getattr(function, "__defaults__", None) or ())
     required_keywords = code.co_kwonlyargcount > len(
         getattr(function, "__kwdefaults__", None) or ()

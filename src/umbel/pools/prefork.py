@@ -70,7 +70,7 @@ class MainThreadSlot:
     ) -> Any:
         try:
             self._inside = number
-            value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+            value = (task if task.overrides_call else task.run)(*args, **kwargs)
             if isinstance(value, CoroutineType):
                 self._coroutine = Interruptible(value)
                 # Without it, the runner would run all in the context of its first coroutine.

@@ -81,15 +81,13 @@ class Gate:
         task = self._app.tasks.get(headers.task)
         if task is None:
             return self.unknown(delivery, headers)
-        conf = self._app.conf
         hard, soft = headers.timelimit or (None, None)
-        late = conf.task_acks_late if task.acks_late is None else task.acks_late
         return Held(
             delivery,
             headers,
-            hard or task.time_limit or self._hard,
-            soft or task.soft_time_limit or self._soft,
-            not late,
+            hard or vars(task).get("time_limit") or self._hard,
+            soft or vars(task).get("soft_time_limit") or self._soft,
+            not task.acks_late,
         )
 
     def ended(self, held: Held, outcome: Outcome) -> Settlement:

@@ -1,0 +1,38 @@
+"""The tasks of an app, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from umbel.exceptions import NotRegistered
+
+if TYPE_CHECKING:
+    from umbel.app.task import Task
+
+
+class TaskRegistry(dict[str, "Task[..., Any]"]):
+    """`App.tasks`: a dict whose missing names raise `NotRegistered`."""
+
+    NotRegistered = NotRegistered
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        import difflib
+
+        near = difflib.get_close_matches(name, self, n=1)
+        hint = f" The nearest that is: {near[0]!r}." if near else ""
+        message = f"No task {name!r} is registered; the app has {len(self)} tasks.{hint}"
+        raise NotRegistered(message)
+
+    def register(self, task: Task[..., Any] | type[Task[..., Any]]) -> None:
+        """Add a task that has a name. `App.register_task` also names it and binds it to the app."""
+        added = task() if isinstance(task, type) else task
+        if not added.name:
+            raise ValueError(f"{added!r} has no name, so it cannot be registered.")
+        self[added.name] = added
+
+    def unregister(self, name: str | Task[..., Any]) -> None:
+        """Take a task out, by name or itself; `NotRegistered` if it is not here."""
+        key = name if isinstance(name, str) else name.name
+        if key not in self:
+            self.__missing__(key)
+        del self[key]
