@@ -82,8 +82,7 @@ def build_message(
         compression = compression or task.compression
         queue = queue or task.queue
         time_limit = own.get("time_limit") if time_limit is None else time_limit
-        if soft_time_limit is None:
-            soft_time_limit = own.get("soft_time_limit")
+        soft_time_limit = own.get("soft_time_limit") if soft_time_limit is None else soft_time_limit
     queue = queue or settings.task_default_queue
     if priority is None:
         priority = settings.task_default_priority

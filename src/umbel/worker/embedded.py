@@ -168,7 +168,7 @@ class EmbeddedWorker:
     def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         self._value = self._raised = None
         try:
-            value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+            value = (task if task.overrides_call else task.run)(*args, **kwargs)
             if isinstance(value, CoroutineType):
                 value = self._loop.run(value)
         except BaseException as error:
