@@ -82,7 +82,7 @@ class EagerPipeline(Pipeline):
         return request
 
     def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+        value = (task if task.overrides_call else task.run)(*args, **kwargs)
         return self._drive(value) if isinstance(value, CoroutineType) else value
 
     def _stores(self, task: Task[..., Any], request: Request) -> bool:
