@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from umbel.engines.results import ResultStore
     from umbel.engines.state import Engine
     from umbel.engines.waiting import ResultWaiter
+    from umbel.message.format import Format
     from umbel.result import AsyncResult, ResultSet
     from umbel.result import AsyncResult as Result  # the method of that name hides it
 
@@ -152,6 +154,20 @@ class App:
         if backend is None:
             return not self.conf.is_in_code("broker_url")
         return not backend.startswith("disabled")
+
+    @functools.cached_property
+    def result_format(self) -> Format:
+        """How results are written and what of them is read, by the settings `result_…`."""
+        from umbel.message.format import make_format
+
+        conf = self.conf
+        accept = conf.result_accept_content
+        return make_format(
+            conf.result_serializer,
+            conf.result_compression,
+            conf.accept_content if accept is None else accept,
+            conf.task_max_message_bytes,
+        )
 
     @property
     def engine(self) -> Engine:

@@ -45,6 +45,7 @@ class Pipeline:
         self._report_memory = report_memory
         self._accept = content_types(app.conf.accept_content)
         self._limit = app.conf.task_max_message_bytes
+        self._form = app.result_format
 
     def execute(self, number: int, payload: bytes, deliveries: int, call: Call) -> Outcome:
         """Run one delivery. Never raises what a task raised."""
@@ -140,7 +141,7 @@ class Pipeline:
         meta: bytes | None = None
         if self._stores(task, request):
             meta = result_message.encode_success(
-                request.id, value, clock.time(), parent_id=request.parent_id
+                request.id, value, clock.time(), parent_id=request.parent_id, form=self._form
             )
             if len(meta) > self._limit:
                 raise too_large(meta, self._limit)
@@ -171,6 +172,7 @@ class Pipeline:
                 clock.time(),
                 format_traceback(error),
                 parent_id=request.parent_id,
+                form=self._form,
             )
         return Outcome(0, "failure", result=meta, error=summary)
 
@@ -190,6 +192,7 @@ class Pipeline:
                 format_traceback(cause),
                 status=states.RETRY,
                 parent_id=request.parent_id,
+                form=self._form,
             )
         return Outcome(0, "retry", result=meta, follow_up=follow_up, error=summary)
 

@@ -64,6 +64,13 @@ class Settings(Configuration):
     """An eager call raises what its task raises."""
     task_store_eager_result: bool = False
     """Store the results of eager calls too."""
+    result_serializer: str = "json"
+    """What results are written in; as `task_serializer`."""
+    result_compression: str | None = None
+    """As `task_compression`; Celery reads it from 5.7 on."""
+    result_accept_content: Sequence[str] | None = None
+    """Serializers whose results are read; None: those of `accept_content`. That of
+    `result_serializer` is read in any case."""
     result_expires: float | None = 86400.0
     """How long results are kept; None: for ever."""
     security_hmac_key: str | bytes | Sequence[str | bytes] | None = None

@@ -74,7 +74,7 @@ def _empty(target: Target, id: str) -> dict[str, Any]:
 def look(target: Target, id: str) -> dict[str, Any]:
     """All that the store knows about a task, as one JSON object."""
     from umbel import states
-    from umbel.exceptions import DecodeError
+    from umbel.exceptions import DecodeError, SecurityError
     from umbel.message import result as result_message
     from umbel.message.task import parse_time
 
@@ -95,9 +95,9 @@ def look(target: Target, id: str) -> dict[str, Any]:
     if stored is not None:
         report["state"] = stored.status
         try:
-            meta = result_message.decode(stored.meta)
+            meta = result_message.decode(stored.meta, target.app.result_format)
             done = parse_time(meta.date_done)
-        except DecodeError as error:
+        except (DecodeError, SecurityError) as error:
             raise Refusal(f"The stored result of {id} cannot be read: {error}") from error
         report["ended"] = done
         if stored.status in states.EXCEPTION_STATES:

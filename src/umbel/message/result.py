@@ -21,6 +21,7 @@ import msgspec
 
 from umbel import exceptions, states
 from umbel.exceptions import DecodeError, EncodeError, RemoteError
+from umbel.message.format import PLAIN, Format, read, write
 from umbel.message.serializer import dumps, is_deep, loads
 
 T = TypeVar("T")
@@ -128,12 +129,18 @@ def encode_success(
     group_id: str | None = None,
     children: Sequence[object] = (),
     extended: Extended | None = None,
+    form: Format = PLAIN,
 ) -> bytes:
     """Write the meta of a task that returned `value` at `done_at` (Unix time).
 
     `children` are the result tuples of the tasks that it has sent.
-    Raises `EncodeError` if JSON cannot express the value.
+    Raises `EncodeError` if the serializer cannot express the value.
     """
+    if form is not PLAIN:
+        fields = _fields(
+            states.SUCCESS, value, None, done_at, task_id, parent_id, group_id, children, extended
+        )
+        return write(fields, form)
     result = dumps(value, "return value")
     data = _assemble(states.SUCCESS, result, None, done_at, task_id, parent_id, group_id, children)
     return data if extended is None else _extend(data, extended)
@@ -150,21 +157,34 @@ def encode_failure(
     group_id: str | None = None,
     children: Sequence[object] = (),
     extended: Extended | None = None,
+    form: Format = PLAIN,
 ) -> bytes:
     """Write the meta of a task that failed, was revoked (REVOKED) or will run again (RETRY).
 
     `error` is what `describe_exception` made, which can always be written. `done_at` is Unix
     time; None while the task has not ended, as for a RETRY.
     """
+    if form is not PLAIN:
+        fields = _fields(
+            status, error, traceback, done_at, task_id, parent_id, group_id, children, extended
+        )
+        try:
+            return write(fields, form)
+        except EncodeError:  # JSON has forms for dates and the like, others have none
+            texts = [_repr_safely(argument) for argument in error["exc_message"]]
+            return write({**fields, "result": {**error, "exc_message": texts}}, form)
     data = _assemble(
         status, dumps(error), traceback, done_at, task_id, parent_id, group_id, children
     )
     return data if extended is None else _extend(data, extended)
 
 
-def decode(data: bytes | memoryview) -> Meta:
-    """Read a stored meta, ours or Celery's. Raises `DecodeError` if it is not one."""
-    fields = loads(data)
+def decode(data: bytes | memoryview, form: Format = PLAIN) -> Meta:
+    """Read a stored meta, ours or Celery's. Raises `DecodeError` if it is not one.
+
+    `ContentDisallowed` and `SecurityError` if `form` does not let it be read.
+    """
+    fields = loads(data) if form is PLAIN and data[:1] == b"{" else read(data, form)
     if not isinstance(fields, dict):
         raise DecodeError(f"not a stored result: an object was expected, not {_kind(fields)}")
     children = fields.get("children")
@@ -228,6 +248,8 @@ def restore_exception(record: object, registered: Mapping[str, type[BaseExceptio
     the spot, a subclass of `RemoteError` with the remote name. So does one that names a class
     which is no `Exception` (SystemExit must not end the caller). Never raises.
     """
+    if isinstance(record, Exception):
+        return record  # Celery pickles the exception itself where results are pickled
     if not isinstance(record, Mapping):
         text = "the task failed; the stored result does not say of what"
         return RemoteError(text if record is None else record)
@@ -282,6 +304,32 @@ def _dump_safely(value: object) -> bytes:
         return dumps(value)
     except EncodeError:
         return dumps(_repr_safely(value))
+
+
+def _fields(
+    status: str,
+    result: object,
+    traceback: str | None,
+    done_at: float | None,
+    task_id: str,
+    parent_id: str | None,
+    group_id: str | None,
+    children: Sequence[object],
+    extended: Extended | None,
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "status": status,
+        "result": result,
+        "traceback": traceback,
+        "children": list(children),
+        "date_done": None if done_at is None else _spell_time(done_at).decode("ascii").strip('"'),
+        "task_id": task_id,
+    }
+    if parent_id is not None:
+        fields["parent_id"] = parent_id
+    if group_id is not None:
+        fields["group_id"] = group_id
+    return fields if extended is None else {**fields, **extended}
 
 
 def _spell_time(at: float) -> bytes:

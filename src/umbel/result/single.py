@@ -162,7 +162,7 @@ class AsyncResult(ResultBase, Generic[R]):
         if stored is None:
             return None
         if self._decoded is None or self._decoded[0] is not stored:
-            self._decoded = stored, decode(stored)
+            self._decoded = stored, decode(self.app, stored)
         return self._decoded[1]
 
     @property

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from umbel import clock, states
 from umbel.exceptions import (
     BackendGetMetaError,
+    ContentDisallowed,
     DecodeError,
     ImproperlyConfigured,
     TaskRevokedError,
@@ -41,12 +42,14 @@ def result_store(app: App) -> ResultStore:
     return app.results
 
 
-def decode(stored: StoredResult) -> Meta:
+def decode(app: App, stored: StoredResult) -> Meta:
     """A stored result's meta; `BackendGetMetaError` if it is none."""
     from umbel.message import result as message
 
     try:
-        return message.decode(stored.meta)
+        return message.decode(stored.meta, app.result_format)
+    except ContentDisallowed:
+        raise
     except DecodeError as error:
         text = f"The stored result of task {stored.id} cannot be read: {error}"
         raise BackendGetMetaError(text, task_id=stored.id) from error
@@ -82,7 +85,7 @@ def message_watch(
     """What calls `on_message` with each stored state."""
 
     def watch(stored: StoredResult) -> None:
-        on_message(meta_dict(app, decode(stored)))
+        on_message(meta_dict(app, decode(app, stored)))
 
     return watch
 
@@ -100,7 +103,7 @@ def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
         StoredResult(
             id,
             states.REVOKED,
-            message.encode_failure(id, record, now, status=states.REVOKED),
+            message.encode_failure(id, record, now, status=states.REVOKED, form=app.result_format),
             expires,
         )
         for id in dict.fromkeys(ids)

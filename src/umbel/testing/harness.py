@@ -321,7 +321,7 @@ def _result_of(one: Ended) -> EagerResult[Any] | None:
     traceback = None
     stored = one.settlement.result
     if stored is not None:
-        meta = result_message.decode(stored.meta)
+        meta = result_message.decode(stored.meta, one.app.result_format)
         traceback = meta.traceback
         if one.state not in states.EXCEPTION_STATES:
             value = meta.result

@@ -40,6 +40,7 @@ class Bench:
     """What the deliveries of one app go through."""
 
     def __init__(self, app: App, node: str) -> None:
+        self.app = app
         self.gate = Gate(app, Settler(app, node), None, None)
         self.pipeline = Pipeline(app, node)
 
@@ -49,6 +50,7 @@ class Ended:
 
     def __init__(
         self,
+        app: App,
         delivery: Delivery,
         settlement: Settlement,
         value: object,
@@ -56,6 +58,8 @@ class Ended:
         *,
         ran: bool,
     ) -> None:
+        self.app = app
+        """Whose task it is, as far as that can be told."""
         self.delivery = delivery
         self.settlement = settlement
         self.value = value
@@ -144,7 +148,7 @@ class EmbeddedWorker:
         raised, self._raised = self._raised, None
         if self._engine.broker.settle([settlement]):
             logger.warning("An outcome was refused: its message had been taken over")
-        return Ended(delivery, settlement, value, raised, ran=ran)
+        return Ended(bench.app, delivery, settlement, value, raised, ran=ran)
 
     def _bench_for(self, delivery: Delivery) -> Bench:
         try:

@@ -159,7 +159,13 @@ class Settler:
             if stacks is not None:
                 traceback = f"{stacks}{record['exc_module']}.{record['exc_type']}: {error}\n"
             meta = result_message.encode_failure(
-                headers.id, record, now, traceback, status=state, parent_id=headers.parent_id
+                headers.id,
+                record,
+                now,
+                traceback,
+                status=state,
+                parent_id=headers.parent_id,
+                form=self._app.result_format,
             )
             result = StoredResult(headers.id, state, meta, self._expiry(now))
         entry = self._entry(delivery, headers, state, str(error))
