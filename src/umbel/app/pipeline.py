@@ -6,7 +6,6 @@ The call itself is the slot's, because how code is run is what tells pools apart
 
 from __future__ import annotations
 
-import logging
 import resource
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from umbel import clock, states
 from umbel.app.outcome import Outcome
 from umbel.app.request import Request, RetryPlan, current
+from umbel.app.trace import log_failure, log_retry, log_success
 from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, Retry, SecurityError
 from umbel.message import result as result_message
 from umbel.message import task as task_message
@@ -27,8 +27,6 @@ from umbel.message.task import too_large
 if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.task import Task
-
-logger = logging.getLogger("umbel.task")
 
 OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.worker", "asyncio"})
 """Packages whose frames lie between the slot and the user's function."""
@@ -74,6 +72,8 @@ class Pipeline:
         runtime = time.perf_counter() - start
         try:
             outcome = self._conclude(task, request, payload, message, value, failure)
+            if outcome.ending == "success":
+                log_success(request, value, runtime)
         finally:
             current.reset(scope)
         outcome.number, outcome.runtime = number, runtime
@@ -129,7 +129,7 @@ class Pipeline:
                 follow_up = _follow_up(payload, message, request.retry, self._limit)
                 return self._conclude_retry(task, request, request.retry, follow_up)
             if error is None:
-                return self._conclude_success(task, request, value)
+                return self._conclude_success(request, value)
         except EncodeError as refusal:
             what = "return value" if request.retry is None else "arguments for the retry"
             error = _explain(task, what, refusal)
@@ -137,7 +137,7 @@ class Pipeline:
             error = RuntimeError(f"{task.name} raised Retry itself; call self.retry() instead")
         return self._conclude_failure(task, request, error)
 
-    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
+    def _conclude_success(self, request: Request, value: Any) -> Outcome:
         meta: bytes | None = None
         if self._stores(task, request):
             meta = result_message.encode_success(
@@ -145,8 +145,6 @@ class Pipeline:
             )
             if len(meta) > self._limit:
                 raise too_large(meta, self._limit)
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("Task %s[%s] succeeded", task.name, request.id)
         return Outcome(0, "success", result=meta)
 
     def _conclude_failure(
@@ -155,15 +153,7 @@ class Pipeline:
         record = describe_exception(error)
         summary = _summarize(record)
         expected = isinstance(error, task.throws) if task.throws else False
-        try:
-            if expected:
-                logger.info("Task %s[%s] raised expected: %s", task.name, request.id, summary)
-            else:
-                logger.error(
-                    "Task %s[%s] raised: %s", task.name, request.id, summary, exc_info=error
-                )
-        except BaseException:  # noqa: BLE001  (no logging of the user's may cost the outcome)
-            logger.warning("Task %s[%s] raised %s", task.name, request.id, type(error).__name__)
+        log_failure(request, error, expected=expected)
         meta = None
         if self._stores(task, request):
             meta = result_message.encode_failure(
@@ -182,7 +172,7 @@ class Pipeline:
         cause = plan.exc or Retry("Retry")
         record = describe_exception(cause)
         summary = _summarize(record)
-        logger.info("Task %s[%s] retry: %s", request.task, request.id, summary)
+        log_retry(request, plan)
         meta = None
         if self._stores(task, request):
             meta = result_message.encode_failure(

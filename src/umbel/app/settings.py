@@ -91,6 +91,22 @@ class Settings(Configuration):
     worker_max_tasks_per_child: int | None = None
     worker_max_memory_per_child: int | None = None
     """KiB of resident memory after which a child is replaced, once its task has ended."""
+    worker_hijack_root_logger: bool = False
+    """Take the root logger's handlers away before the worker sets logging up. Off: logging that
+    the app has set up stays as it is."""
+    worker_log_color: bool | None = None
+    """Colours in the log; None: if it goes to a terminal."""
+    worker_log_format: str = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+    worker_log_datefmt: str | None = None
+    """`strftime` format of %(asctime)s in `worker_log_format`."""
+    worker_task_log_format: str = (
+        "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+    )
+    """Format of the lines that tasks log."""
+    worker_task_log_datefmt: str | None = None
+    worker_redirect_stdouts: bool = True
+    """What tasks print goes to the log, unless the app has set logging up."""
+    worker_redirect_stdouts_level: str = "WARNING"
     worker_lease: float = 30.0
     """How long a worker's lease must stand still before another takes over its work. A worker
     that died on the same host is noticed at once, by its lock."""

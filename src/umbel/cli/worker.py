@@ -35,6 +35,7 @@ class Wishes:
     excluded: tuple[str, ...]
     log_level: str
     log_file: str | None
+    log_json: bool
     time_limit: float | None
     soft_time_limit: float | None
     max_tasks: int | None
@@ -100,6 +101,7 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
     show_default=True,
 )
 @click.option("-f", "--logfile", "log_file", metavar="FILE", help="Log here, not to stderr.")
+@click.option("--log-json", is_flag=True, help="Log one JSON object on each line.")
 @click.option(
     "-P",
     "--pool",
@@ -174,12 +176,16 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
     target = asked.load()
     app = target.app
     queues = choose_queues(wishes.queues, wishes.excluded, app.conf.task_default_queue)
-    from umbel.pools.logs import set_up_logging
+    from umbel.app.log import LogOptions, set_up_logging
     from umbel.worker.leases import NodeTaken
     from umbel.worker.supervisor import Options, Supervisor
 
     try:
-        set_up_logging(wishes.log_level, wishes.log_file)
+        log = LogOptions(
+            wishes.log_level, wishes.log_file, wishes.log_json, None,
+            wishes.node or f"celery@{socket.gethostname()}",
+        )  # fmt: skip
+        set_up_logging(app.conf, log)
     except OSError as error:
         message = f"The log file {wishes.log_file} cannot be written: {error.strerror}."
         raise Refusal(message, CANNOT_CREATE) from error
@@ -199,8 +205,7 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
             soft_time_limit=wishes.soft_time_limit,
             max_tasks_per_child=wishes.max_tasks,
             max_memory_per_child=wishes.max_memory,
-            log_level=wishes.log_level,
-            log_file=wishes.log_file,
+            log=log,
             replace=wishes.replace,
         ),
         server,

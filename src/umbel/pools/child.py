@@ -14,10 +14,10 @@ import traceback
 from typing import Final, NoReturn
 
 from umbel.app.loading import load_app
+from umbel.app.log import set_up_logging
 from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import SlotTable
 from umbel.pools.link import READY, ChildEnd, Setup
-from umbel.pools.logs import set_up_logging
 from umbel.pools.prefork import MainThreadSlot
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -37,7 +37,7 @@ def main(slot: int, run_file: int, descriptors: list[int]) -> NoReturn:
         table = SlotTable(run_file)
         os.register_at_fork(after_in_child=lambda: let_go(table, run_file))
         link = ChildEnd(socket.socket(fileno=stream), socket.socket(fileno=tokens))
-        pipeline = prepare(link.read_setup())
+        pipeline = prepare(link.read_setup(), slot)
         link.send(READY)
         MainThreadSlot(link, table, slot, pipeline, stacks).run()
         code = 0
@@ -49,7 +49,7 @@ def main(slot: int, run_file: int, descriptors: list[int]) -> NoReturn:
         leave(code)
 
 
-def prepare(setup: Setup) -> Pipeline:
+def prepare(setup: Setup, slot: int) -> Pipeline:
     """Import the app; what its deliveries go through."""
     sys.path[:] = setup.path
     try:
@@ -57,10 +57,10 @@ def prepare(setup: Setup) -> Pipeline:
     except Exception:  # noqa: BLE001  (the user's own import error, shown as it is)
         traceback.print_exc()
         sys.exit(IMPORT_FAILED)
-    set_up_logging(setup.log_level, setup.log_file)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a task prints shows when it prints it
+    set_up_logging(app.conf, setup.log, slot)
     gc.unfreeze()
     return Pipeline(app, setup.node, report_memory=setup.report_memory)
 
@@ -74,9 +74,9 @@ def let_go(table: SlotTable, run_file: int) -> None:
 def leave(code: int) -> NoReturn:
     """End as a Python program does, without unwinding into the fork server's frames."""
     try:
-        logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        logging.shutdown()
     except BaseException:  # noqa: BLE001, S110  (a closed stream is no reason to stay)
         pass
     os._exit(code)

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from umbel.app.log import LogOptions
 from umbel.app.outcome import Outcome
 from umbel.pools.launch import packet_pair
 
@@ -40,8 +41,7 @@ class Setup(msgspec.Struct, frozen=True):
     path: list[str]
     """The supervisor's `sys.path`."""
     node: str
-    log_level: str
-    log_file: str | None
+    log: LogOptions
     report_memory: bool
     """Tell the peak resident memory with each outcome."""
 

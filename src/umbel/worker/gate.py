@@ -18,6 +18,8 @@ from umbel.message.task import Headers
 from umbel.worker.settle import Settler
 
 logger = logging.getLogger("umbel.worker")
+arrivals = logging.getLogger("umbel.worker.strategy")
+"""Celery's name for the logger of the line that people silence first."""
 
 UNKNOWN_TRIES: Final = 6
 """How often a message with an unknown task is looked at before its time is up."""
@@ -81,6 +83,9 @@ class Gate:
         task = self._app.tasks.get(headers.task)
         if task is None:
             return self.unknown(delivery, headers)
+        if arrivals.isEnabledFor(logging.INFO):
+            data = {"id": headers.id, "name": headers.shadow or headers.task}
+            arrivals.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         hard, soft = headers.timelimit or (None, None)
         return Held(
             delivery,

@@ -28,7 +28,7 @@ from umbel.message import result as result_message
 from umbel.message.signing import sign
 from umbel.message.task import Headers
 
-logger = logging.getLogger("umbel.worker")
+logger = logging.getLogger("umbel.worker.request")
 
 STATES = {"success": states.SUCCESS, "failure": states.FAILURE, "retry": states.RETRY}
 
@@ -93,6 +93,7 @@ class Settler:
 
     def revoked(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
         """It was revoked or has expired before it ran."""
+        logger.info("Discarding revoked task: %s[%s] (%s)", headers.task, headers.id, why)
         error = TaskRevokedError(why)
         return self._close(delivery, headers, Acknowledge(), states.REVOKED, error)
 

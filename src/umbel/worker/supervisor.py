@@ -14,11 +14,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from umbel import clock
 from umbel.app import App
+from umbel.app.log import LogOptions
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
 from umbel.engines.run_file import SLOTS
 from umbel.engines.urls import connect_engine
@@ -58,8 +59,7 @@ class Options:
     soft_time_limit: float | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
-    log_level: str = "WARNING"
-    log_file: str | None = None
+    log: LogOptions = field(default_factory=LogOptions)
     replace: bool = False
 
 
@@ -471,8 +471,7 @@ class Supervisor:
             self.options.app_name,
             import_path(),
             self.incarnation.node,
-            self.options.log_level,
-            self.options.log_file,
+            self.options.log,
             bool(self._max_memory),
         )
         try:

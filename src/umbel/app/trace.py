@@ -1,0 +1,73 @@
+"""The log lines about a task's end, worded as Celery words them: people grep for them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from umbel import clock
+
+if TYPE_CHECKING:
+    from umbel.app.request import Request, RetryPlan
+
+logger = logging.getLogger(__name__)
+
+REPR_MAX = 1024
+"""Characters of a return value that are shown."""
+
+
+def log_success(request: Request, value: Any, runtime: float) -> None:
+    """Tell of a task that has returned, at INFO; costs next to nothing when that is off."""
+    if logger.isEnabledFor(logging.INFO):
+        shown = "%s" if len(text := _represent(value)) <= REPR_MAX else "%.1024s..."
+        data = {
+            "id": request.id, "name": request.task, "runtime": runtime,
+            "return_value": shown % text,
+        }  # fmt: skip
+        _info(request, "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s", data)
+
+
+def log_retry(request: Request, plan: RetryPlan) -> None:
+    """Tell of a task that will run again."""
+    if logger.isEnabledFor(logging.INFO):
+        pause = 0.0 if plan.due is None else max(0.0, plan.due - clock.time())
+        cause = "" if plan.exc is None else f": {_represent(plan.exc)}"
+        text = f"Retry in {round(pause, 2):g}s{cause}"
+        data = {"id": request.id, "name": request.task, "exc": text}
+        _info(request, "Task %(name)s[%(id)s] retry: %(exc)s", data)
+
+
+def log_failure(request: Request, error: BaseException, *, expected: bool) -> None:
+    """Tell of a task that has failed: at ERROR with its traceback, unless it was expected to."""
+    what = "expected" if expected else "unexpected"
+    data = {
+        "id": request.id, "name": request.task, "exc": _represent(error),
+        "description": f"raised {what}",
+    }  # fmt: skip
+    text = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
+    if expected:
+        _info(request, text, data)
+    else:
+        _log(request, logging.ERROR, text, data, error)
+
+
+def _info(request: Request, text: str, data: dict[str, Any]) -> None:
+    _log(request, logging.INFO, text, data, None)
+
+
+def _log(
+    request: Request, level: int, text: str, data: dict[str, Any], error: BaseException | None
+) -> None:
+    try:
+        # `data` for handlers that want the parts; the task's name and id as on its own lines.
+        extra = {"data": data, "task_name": request.task, "task_id": request.id}
+        logger.log(level, text, data, exc_info=error, extra=extra)
+    except BaseException:  # noqa: BLE001  (no handler of the user's may cost the outcome)
+        logger.warning("A line about %s[%s] could not be logged", request.task, request.id)
+
+
+def _represent(value: Any) -> str:
+    try:
+        return repr(value)
+    except BaseException as error:  # noqa: BLE001  (the user's own repr)
+        return f"<{type(value).__name__} whose repr() raises {type(error).__name__}>"

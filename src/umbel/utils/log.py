@@ -1,0 +1,55 @@
+"""Loggers for tasks (`celery.utils.log`).
+
+    logger = get_task_logger(__name__)
+
+Each record of such a logger carries `task_name` and `task_id`, for any formatter and for Sentry.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from umbel.app.log import LOGGER, TASK_LOGGER, ColorFormatter, TaskFormatter, add_task_fields
+
+__all__ = ["ColorFormatter", "TaskFormatter", "get_logger", "get_task_logger", "mlevel"]
+
+base_logger = logging.getLogger(LOGGER)
+task_logger = logging.getLogger(TASK_LOGGER)
+worker_logger = logging.getLogger("umbel.worker")
+
+
+def get_task_logger(name: str) -> logging.Logger:
+    """The logger for a module of tasks, usually `get_task_logger(__name__)`.
+
+    Its lines go where the logger `umbel.task` sends them, unless a logger above it, such as that
+    of its package, was set up to take them. `RuntimeError` for the names `umbel` and `umbel.task`.
+    """
+    if name in {LOGGER, TASK_LOGGER}:
+        raise RuntimeError(
+            f"The logger name {name!r} is taken; name it after your module: "
+            "get_task_logger(__name__)."
+        )
+    logger = logging.getLogger(name)
+    logger.addFilter(add_task_fields)  # once only, however often it is added
+    if logger.parent is logging.root:
+        logger.parent = task_logger
+    return logger
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of that name; the standard library's `getLogger`."""
+    return logging.getLogger(name)
+
+
+def mlevel(level: str | int | None) -> int | None:
+    """A level's number, from its name in any case; None stays None."""
+    return level if level is None or isinstance(level, int) else _number(level)
+
+
+def _number(name: str) -> int:
+    levels = logging.getLevelNamesMapping()
+    try:
+        return levels[name.upper()]
+    except KeyError:
+        message = f"{name!r} is no level of logging; there are {', '.join(levels)}."
+        raise ValueError(message) from None
