@@ -78,8 +78,10 @@ def test_standard_input_is_at_its_end(worker: Worker) -> None:
 
 def test_what_a_task_prints_shows_at_once(worker: Worker) -> None:
     worker.run("say", "hello from the child")
-    assert worker.process.stdout is not None
-    assert worker.process.stdout.readline() == "hello from the child\n"
+    assert worker.process.stderr is not None
+    assert worker.process.stderr.readline().endswith(
+        "WARNING/ForkPoolWorker-1] hello from the child\n"
+    )
 
 
 def test_a_sigterm_for_the_whole_worker_does_not_end_a_task(worker: Worker) -> None:
