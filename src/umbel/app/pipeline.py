@@ -129,7 +129,7 @@ class Pipeline:
                 follow_up = _follow_up(payload, message, request.retry, self._limit)
                 return self._conclude_retry(task, request, request.retry, follow_up)
             if error is None:
-                return self._conclude_success(request, value)
+                return self._conclude_success(task, request, value)
         except EncodeError as refusal:
             what = "return value" if request.retry is None else "arguments for the retry"
             error = _explain(task, what, refusal)
@@ -137,7 +137,7 @@ class Pipeline:
             error = RuntimeError(f"{task.name} raised Retry itself; call self.retry() instead")
         return self._conclude_failure(task, request, error)
 
-    def _conclude_success(self, request: Request, value: Any) -> Outcome:
+    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
         meta: bytes | None = None
         if self._stores(task, request):
             meta = result_message.encode_success(
