@@ -28,12 +28,14 @@ class Settings(Configuration):
     timezone: str | None = None
     """The app's time zone by its IANA name; None is UTC."""
     task_default_queue: str = "celery"
+    """Where a task goes that nothing else gives a queue, and what a worker serves without -Q."""
     task_default_priority: int = 0
     """0 to 9; 9 is the most urgent."""
     task_acks_late: bool = True
     """A message is done when its task has ended. Off: done before it starts, so that a task
     whose worker dies is not run again but fails with `WorkerLostError`."""
     task_ignore_result: bool = False
+    """Store no results, but of tasks and calls that say otherwise."""
     task_annotations: object = None
     """Options of tasks that the configuration overrides, by task name (`umbel.app.annotations`)."""
     task_time_limit: float | None = None
@@ -80,6 +82,7 @@ class Settings(Configuration):
     security_key: str | None = None
     """Path of the private key (PEM) that the serializer auth signs with."""
     security_key_password: str | bytes | None = None
+    """What `security_key` is encrypted with."""
     security_certificate: str | None = None
     """Path of the certificate (PEM) that goes with `security_key`."""
     security_cert_store: str | None = None
@@ -89,6 +92,7 @@ class Settings(Configuration):
     worker_concurrency: int | None = None
     """Children of a worker; None: one for each processor this process may use."""
     worker_max_tasks_per_child: int | None = None
+    """Tasks after which a child is replaced; None: never."""
     worker_max_memory_per_child: int | None = None
     """KiB of resident memory after which a child is replaced, once its task has ended."""
     worker_hijack_root_logger: bool = False

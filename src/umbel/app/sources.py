@@ -24,6 +24,25 @@ CELERY_VARIABLES: Final = {
 """Celery's environment variables that give settings."""
 CONFIG_VARIABLES: Final = ("UMBEL_CONFIG_MODULE", "CELERY_CONFIG_MODULE")
 """Variables that name the module of an app that was given no configuration."""
+IDLE_VARIABLES: Final = {
+    "AUTOSCALE_KEEPALIVE": "comes with autoscaling",
+    "CELERY_CUSTOM_WORKER_POOL": "this version has one pool, prefork",
+    "CELERY_LOADER": "there are no loaders: give the app its configuration (config_source)",
+    "CELERY_SKIP_CHECKS": "comes with the Django integration",
+    "CELERY_TRACE_APP": "there is no trace of apps: umbel report shows what an app is made of",
+    "CELERY_WORKER_REVOKES_MAX": "revocations are kept in the store, for seven days",
+    "CELERY_WORKER_REVOKE_EXPIRES": "revocations are kept in the store, for seven days",
+    "CELERY_WORKER_SUCCESSFUL_EXPIRES": "a task that has ended is not delivered again",
+    "CELERY_WORKER_SUCCESSFUL_MAX": "a task that has ended is not delivered again",
+    "CELERY_RDBSIG": "there is no remote debugger",
+    "CELERY_RDB_HOST": "there is no remote debugger",
+    "CELERY_RDB_PORT": "there is no remote debugger",
+    "C_FAKEFORK": "it is a switch for Celery's own tests",
+    "C_STRICT_APP": "there is no implicit app to be strict about",
+    "C_WARN_APP": "there is no implicit app to warn of",
+    "MP_LOG": "there is no multiprocessing underneath",
+}
+"""Celery's variables that have no effect, and why."""
 OTHER_VARIABLES: Final = frozenset({"UMBEL_HOME", "UMBEL_APP", "UMBEL_CONFIG_MODULE"})
 """Our variables that are no settings."""
 
@@ -198,7 +217,11 @@ def _import(module: str) -> ModuleType | None:
 def read_environment(fields: Collection[str]) -> tuple[dict[str, Item], list[str]]:
     """The settings that environment variables give, as text, and notes on near misses."""
     items: dict[str, Item] = {}
-    notes = []
+    notes = [
+        f"the variable {variable} has no effect: {reason}"
+        for variable, reason in IDLE_VARIABLES.items()
+        if os.environ.get(variable)
+    ]
     for variable, name in CELERY_VARIABLES.items():
         text = os.environ.get(variable)
         if text:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from umbel.exceptions import ImproperlyConfigured
 
-SCALARS: Final = frozenset({"None", "bool", "int", "float", "str"})
+SCALARS: Final = frozenset({"None", "bool", "bytes", "float", "int", "str"})
 ZERO_MEANS_NONE: Final = frozenset(
     {
         "result_expires",
@@ -27,6 +27,8 @@ NEGATIVE: Final = frozenset({"result_cache_max"})
 """Settings for which a negative number has a meaning."""
 SECRET: Final = ("api", "token", "key", "secret", "pass", "signature", "credential")
 """What a name holds whose value is never shown."""
+OPEN: Final = ("routing_key",)
+"""Ends of names that hold one of these words and no secret."""
 
 
 class Kinds:
@@ -49,6 +51,8 @@ class Kinds:
         if special is not None:
             value = special(value, origin)
         allowed = self.parts(name)
+        if name == "task_default_priority" and value is None and "None" not in allowed:
+            return 0
         if name in ZERO_MEANS_NONE and value == 0 and not isinstance(value, bool):
             return None
         if not allowed <= SCALARS:
@@ -96,8 +100,8 @@ def _check_scalar(name: str, allowed: frozenset[str], value: Any, origin: str) -
     elif isinstance(value, bool) or (value in (0, 1) and allowed == {"bool"}):
         if "bool" in allowed:
             return bool(value)
-    elif isinstance(value, str):
-        if "str" in allowed:
+    elif isinstance(value, (str, bytes)):
+        if type(value).__name__ in allowed or (isinstance(value, str) and "str" in allowed):
             return value
     elif allowed & {"int", "float"}:
         number = _number(value, whole="float" not in allowed)
@@ -172,8 +176,6 @@ def _check_timezone(value: Any, origin: str) -> Any:
 
 
 def _check_priority(value: Any, origin: str) -> Any:
-    if value is None:
-        return 0
     if isinstance(value, int) and not 0 <= value <= 9:
         raise _refuse("task_default_priority", value, origin, "must be from 0 to 9, 9 most urgent")
     return value
@@ -208,6 +210,8 @@ def _describe(allowed: frozenset[str]) -> str:
         words.append("a whole number")
     if "str" in allowed:
         words.append("text")
+    if "bytes" in allowed:
+        words.append("bytes")
     if "None" in allowed:
         words.append("None")
     return " or ".join(words)
@@ -220,7 +224,8 @@ def _refuse(name: str, value: object, origin: str, rule: str) -> ImproperlyConfi
 
 def censor(name: str, value: Any) -> Any:
     """The value as it may be shown: secrets as `********`, URLs without their passwords."""
-    if any(word in name.lower() for word in SECRET) and value is not None:
+    secret = any(word in name.lower() for word in SECRET) and not name.endswith(OPEN)
+    if secret and value is not None:
         return "********"
     if isinstance(value, str) and "://" in value:
         from umbel.engines.urls import mask
