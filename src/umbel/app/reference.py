@@ -24,8 +24,9 @@ command line. The order: command line, environment, code, configuration module, 
 default. `umbel report` shows each with its origin; `umbel report --check` what it means.
 
 Every setting has three names: its own, one in the manner of Celery 3 (its name there if it had
-one), and `CELERY_` with its own name in capitals, which is what `namespace="CELERY"` reads. Durations are seconds; a
-`timedelta` is taken too. An unknown name is an error that names the nearest one.
+one), and `CELERY_` with its own name in capitals, which is what `namespace="CELERY"` reads.
+Durations are seconds; a `timedelta` is taken too. An unknown name is an error that names the
+nearest one.
 """
 
 
