@@ -19,6 +19,7 @@ from umbel.app.outcome import Outcome
 from umbel.app.pipeline import Pipeline
 from umbel.app.publish import build_message
 from umbel.app.request import Request
+from umbel.app.steps import Steps
 from umbel.engines.broker import Message, StoredResult
 from umbel.exceptions import EncodeError, NotRegistered
 from umbel.message import task as task_message
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end."""
-STATES = {"success": states.SUCCESS, "failure": states.FAILURE}
+STATES = {
+    "success": states.SUCCESS,
+    "failure": states.FAILURE,
+    "rejected": states.FAILURE,
+}
 
 
 class EagerPipeline(Pipeline):
@@ -49,6 +54,7 @@ class EagerPipeline(Pipeline):
         """Those that the first attempt is to find made before it."""
         self._drive = drive
         self._current: Request | None = None
+        self.state = states.FAILURE
         self.value: Any = None
         """What the last attempt returned, or the error it ended with."""
 
@@ -59,9 +65,13 @@ class EagerPipeline(Pipeline):
         content_type = msgspec.json.decode(payload, type=task_message.Envelope).content_type
         self._accept |= {content_type or ""}
         while True:
-            outcome = self.execute(0, payload, 0, self._call)
+            outcome, rest = self.execute(0, payload, 0, self._call)
             if outcome.result is not None:
                 self._store(message.id, outcome, outcome.result)
+            if rest is not None:
+                rest()
+            if self._current is not None and self._current.end is not None:
+                self.state, self.value = self._current.end
             if outcome.follow_up is None:
                 return outcome
             payload = outcome.follow_up[2]
@@ -70,9 +80,9 @@ class EagerPipeline(Pipeline):
                 self._own = None  # what the retry was given has replaced them
 
     def _request(
-        self, message: task_message.Task, task: Task[..., Any], deliveries: int
+        self, message: task_message.Task, payload: bytes, task: Task[..., Any], deliveries: int
     ) -> Request:
-        request = self._current = super()._request(message, task, deliveries)
+        request = self._current = super()._request(message, payload, task, deliveries)
         request.is_eager = True
         if self._retries:
             request.retries, self._retries = self._retries, 0
@@ -85,18 +95,9 @@ class EagerPipeline(Pipeline):
         value = (task if task.overrides_call else task.run)(*args, **kwargs)
         return self._drive(value) if isinstance(value, CoroutineType) else value
 
-    def _stores(self, task: Task[..., Any], request: Request) -> bool:
-        return self._app.conf.task_store_eager_result and super()._stores(task, request)
-
-    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
-        self.value = value
-        return super()._conclude_success(task, request, value)
-
-    def _conclude_failure(
-        self, task: Task[..., Any], request: Request, error: BaseException
-    ) -> Outcome:
-        self.value = error
-        return super()._conclude_failure(task, request, error)
+    def _stores(self, steps: Steps, request: Request, *, failed: bool = False) -> bool:
+        stored = steps.task.store_eager_result
+        return bool(stored) and super()._stores(steps, request, failed=failed)
 
     def _store(self, id: str, outcome: Outcome, meta: bytes) -> None:
         expires = self._app.conf.result_expires
@@ -147,6 +148,8 @@ def run_eagerly(
     finally:
         loop.close()
     value = pipeline.value
+    if pipeline.state in {states.IGNORED, states.REJECTED}:
+        return EagerResult(message.id, value, pipeline.state, None, name)
     if outcome.ending == "success":
         return EagerResult(message.id, value, states.SUCCESS, None, name)
     if not isinstance(value, BaseException):

@@ -6,7 +6,19 @@ from typing import Literal
 
 import msgspec
 
-Ending = Literal["success", "failure", "retry", "unknown", "undecodable", "disallowed", "untrusted"]
+Ending = Literal[
+    "success",
+    "failure",
+    "retry",
+    "ignored",  # no result
+    "rejected",  # a failure whose message becomes a dead letter
+    "requeued",  # put back by the task itself
+    "unknown",
+    "undecodable",
+    "disallowed",
+    "untrusted",
+    "finished",  # no end of its own: the handlers of the one before are done
+]
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):
@@ -23,3 +35,5 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     error: str | None = None
     memory: int = 0
     """Peak resident memory in KiB, if it was asked for."""
+    busy: bool = False
+    """Handlers of this end still run where it ran; a "finished" follows."""

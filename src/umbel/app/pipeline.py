@@ -1,28 +1,40 @@
 """The execution pipeline: a delivery's bytes in, its outcome out.
 
-decode → look the task up → set the request → call → turn what happened into an outcome.
-The call itself is the slot's, because how code is run is what tells pools apart.
+decode → look the task up → set the request → begin → call → turn what happened into an outcome →
+(once that has left) finish. The call itself is the slot's, because how code is run is what tells
+pools apart; what begins and finishes a run is in `umbel.app.steps`.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel import clock, states
 from umbel.app.outcome import Outcome
 from umbel.app.request import Request, RetryPlan, current
-from umbel.app.trace import log_failure, log_retry, log_success
-from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, Retry, SecurityError
+from umbel.app.steps import Steps, retry_automatically
+from umbel.app.trace import log_failure, log_flow, log_retry, log_success
+from umbel.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    Ignore,
+    Reject,
+    Retry,
+    SecurityError,
+)
 from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.content import content_types
 from umbel.message.result import ErrorRecord, describe_exception, format_traceback
-from umbel.message.task import too_large
+from umbel.message.task import Headers, too_large
+from umbel.signals import task_prerun
 
 if TYPE_CHECKING:
     from umbel.app.app import App
@@ -31,6 +43,8 @@ if TYPE_CHECKING:
 OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.worker", "asyncio"})
 """Packages whose frames lie between the slot and the user's function."""
 Call = Callable[[int, "Task[..., Any]", list[Any], dict[str, Any]], Any]
+Rest = Callable[[], None]
+"""What is left of a run once its outcome has left; it raises nothing."""
 
 
 class Pipeline:
@@ -44,34 +58,46 @@ class Pipeline:
         self._accept = content_types(app.conf.accept_content)
         self._limit = app.conf.task_max_message_bytes
         self._form = app.result_format
+        self._drops_results = not app.keeps_results
+        self._steps: dict[str, Steps] = {}
 
-    def execute(self, number: int, payload: bytes, deliveries: int, call: Call) -> Outcome:
-        """Run one delivery. Never raises what a task raised."""
+    def execute(
+        self, number: int, payload: bytes, deliveries: int, call: Call
+    ) -> tuple[Outcome, Rest | None]:
+        """Run one delivery. Never raises what a task raised.
+
+        Returns the outcome, and what is left to do once that is on its way to the store: the
+        handlers and signals of the end. None: nobody wants to hear of it.
+        """
         try:
             message = task_message.decode(payload, self._accept, self._limit)
-        except ContentDisallowed as error:
-            return Outcome(number, "disallowed", error=str(error))
-        except SecurityError as error:
-            return Outcome(number, "untrusted", error=str(error))
-        except DecodeError as error:
-            return Outcome(number, "undecodable", error=str(error))
+        except (ContentDisallowed, SecurityError, DecodeError) as error:
+            return _refuse(number, error), None
         headers = message.headers
         task = self._tasks.get(headers.task)
         if task is None:
-            return Outcome(number, "unknown")
-        request = self._request(message, task, deliveries)
+            return Outcome(number, "unknown"), None
+        steps = self._steps.get(headers.task)
+        if steps is None or steps.task is not task:
+            steps = self._steps[headers.task] = Steps(task)
+        request = self._request(message, payload, task, deliveries)
         scope = current.set(request)
+        # In a context of its own: what it sets does not leak into the next task.
+        context = copy_context()
         start = time.perf_counter()
         failure: BaseException | None = None
         value: Any = None
         try:
-            # In a context of its own: what it sets does not leak into the next task.
-            value = copy_context().run(call, number, task, message.args, message.kwargs)
+            if steps.begins or task_prerun.receivers:
+                context.run(steps.begin, request)
+            value = context.run(call, number, task, message.args, message.kwargs)
         except BaseException as raised:  # noqa: BLE001  (SystemExit too ends only the task)
             failure = raised.with_traceback(_own_frames_off(raised.__traceback__))
         runtime = time.perf_counter() - start
         try:
-            outcome = self._conclude(task, request, payload, message, value, failure)
+            if failure is not None and steps.retried:
+                failure = _consider_retry(steps, request, failure)
+            outcome = self._conclude(steps, request, payload, message, value, failure)
             if outcome.ending == "success":
                 log_success(request, value, runtime)
         finally:
@@ -79,44 +105,36 @@ class Pipeline:
         outcome.number, outcome.runtime = number, runtime
         if self._report_memory:
             outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return outcome
+        end = request.end
+        if end is not None and steps.is_heard(end[0]):
+            return outcome, partial(context.run, steps.finish, request, *end, runtime)
+        return outcome, None
 
     def _request(
-        self, message: task_message.Task, task: Task[..., Any], deliveries: int
+        self, message: task_message.Task, payload: bytes, task: Task[..., Any], deliveries: int
     ) -> Request:
-        headers, properties = message.headers, message.properties
-        info = properties.delivery_info
-        return Request(
-            headers.id,
-            headers.task,
-            message.args,
-            message.kwargs,
-            headers.retries or 0,
-            deliveries,
-            {
-                "exchange": info.exchange,
-                "routing_key": info.routing_key,
-                "priority": properties.priority,
-                "redelivered": deliveries > 0,
-            },
-            self._node,
-            headers.root_id,
-            headers.parent_id,
-            headers.eta,
-            headers.expires,
-            headers.timelimit or (None, None),
-            task.ignores_result(headers.ignore_result) or not self._app.keeps_results,
-            called_directly=False,
-            owner=task,
-        )
+        headers = message.headers
+        request = Request(headers.id, headers.task, message.args, message.kwargs)
+        request.message = message
+        request.payload = payload
+        request.retries = headers.retries or 0
+        request.deliveries = deliveries
+        request.hostname = self._node
+        request.ignore_result = self._drops_results or task.ignores_result(headers.ignore_result)
+        request.called_directly = False
+        request.parent_id = headers.parent_id
+        request.owner = task
+        return request
 
-    def _stores(self, task: Task[..., Any], request: Request) -> bool:  # noqa: ARG002
+    def _stores(self, steps: Steps, request: Request, *, failed: bool = False) -> bool:
         """Whether the outcome is kept as a result."""
-        return not request.ignore_result
+        if not request.ignore_result:
+            return True
+        return failed and steps.keeps_errors and not self._drops_results
 
     def _conclude(
         self,
-        task: Task[..., Any],
+        steps: Steps,
         request: Request,
         payload: bytes,
         message: task_message.Task,
@@ -127,56 +145,81 @@ class Pipeline:
         try:
             if request.retry is not None:
                 follow_up = _follow_up(payload, message, request.retry, self._limit)
-                return self._conclude_retry(task, request, request.retry, follow_up)
+                return self._conclude_retry(steps, request, request.retry, follow_up, error)
             if error is None:
-                return self._conclude_success(task, request, value)
+                return self._conclude_success(steps, message.headers, request, value)
         except EncodeError as refusal:
             what = "return value" if request.retry is None else "arguments for the retry"
-            error = _explain(task, what, refusal)
+            error = _explain(steps.task, what, refusal)
+        if isinstance(error, Ignore):
+            log_flow(request, error)
+            request.end = (states.IGNORED, error)
+            return Outcome(0, "ignored")
         if isinstance(error, Retry):
-            error = RuntimeError(f"{task.name} raised Retry itself; call self.retry() instead")
-        return self._conclude_failure(task, request, error)
+            error = RuntimeError(f"{request.task} raised Retry itself; call self.retry() instead")
+        if isinstance(error, Reject):
+            return self._conclude_rejection(steps, request, error)
+        return self._conclude_failure(steps, request, error)
 
-    def _conclude_success(self, task: Task[..., Any], request: Request, value: Any) -> Outcome:
+    def _conclude_success(
+        self, steps: Steps, headers: Headers, request: Request, value: Any
+    ) -> Outcome:
         meta: bytes | None = None
-        if self._stores(task, request):
+        if self._stores(steps, request):
             meta = result_message.encode_success(
-                request.id, value, clock.time(), parent_id=request.parent_id, form=self._form
+                headers.id,
+                value,
+                clock.time(),
+                parent_id=headers.parent_id,
+                children=_children_of(request),
+                form=self._form,
             )
             if len(meta) > self._limit:
                 raise too_large(meta, self._limit)
+        request.end = (states.SUCCESS, value)
         return Outcome(0, "success", result=meta)
 
-    def _conclude_failure(
-        self, task: Task[..., Any], request: Request, error: BaseException
-    ) -> Outcome:
+    def _conclude_failure(self, steps: Steps, request: Request, error: BaseException) -> Outcome:
+        task = steps.task
         record = describe_exception(error)
         summary = _summarize(record)
         expected = isinstance(error, task.throws) if task.throws else False
         log_failure(request, error, expected=expected)
-        meta = None
-        if self._stores(task, request):
-            meta = result_message.encode_failure(
-                request.id,
-                record,
-                clock.time(),
-                format_traceback(error),
-                parent_id=request.parent_id,
-                form=self._form,
-            )
-        return Outcome(0, "failure", result=meta, error=summary)
+        request.end = (states.FAILURE, error)
+        meta = self._failure_meta(steps, request, record, error)
+        return Outcome(
+            0, "rejected" if steps.keeps_failures else "failure", result=meta, error=summary
+        )
+
+    def _conclude_rejection(self, steps: Steps, request: Request, error: Reject) -> Outcome:
+        log_flow(request, error)
+        request.end = (states.REJECTED, error)
+        record = describe_exception(error)
+        summary = f"rejected by the task: {error.reason}"[:500]
+        if error.requeue:
+            return Outcome(0, "requeued", error=summary)
+        return Outcome(
+            0, "rejected", result=self._failure_meta(steps, request, record, error), error=summary
+        )
 
     def _conclude_retry(
-        self, task: Task[..., Any], request: Request, plan: RetryPlan, follow_up: FollowUp
+        self,
+        steps: Steps,
+        request: Request,
+        plan: RetryPlan,
+        follow_up: FollowUp,
+        error: BaseException | None,
     ) -> Outcome:
         cause = plan.exc or Retry("Retry")
         record = describe_exception(cause)
         summary = _summarize(record)
         log_retry(request, plan)
+        raised = error if isinstance(error, Retry) else Retry("", plan.exc, plan.due)
+        request.end = (states.RETRY, raised)
         meta = None
-        if self._stores(task, request):
+        if self._stores(steps, request):
             meta = result_message.encode_failure(
-                request.id,
+                request.id or "",
                 record,
                 None,
                 format_traceback(cause),
@@ -185,6 +228,51 @@ class Pipeline:
                 form=self._form,
             )
         return Outcome(0, "retry", result=meta, follow_up=follow_up, error=summary)
+
+    def _failure_meta(
+        self, steps: Steps, request: Request, record: ErrorRecord, error: BaseException
+    ) -> bytes | None:
+        """What is stored of a failure; nothing if nothing is to be."""
+        if not self._stores(steps, request, failed=True):
+            return None
+        return result_message.encode_failure(
+            request.id or "",
+            record,
+            clock.time(),
+            format_traceback(error),
+            parent_id=request.parent_id,
+            children=_children_of(request),
+            form=self._form,
+        )
+
+
+def _refuse(number: int, error: ContentDisallowed | SecurityError | DecodeError) -> Outcome:
+    if isinstance(error, ContentDisallowed):
+        return Outcome(number, "disallowed", error=str(error))
+    if isinstance(error, SecurityError):
+        return Outcome(number, "untrusted", error=str(error))
+    return Outcome(number, "undecodable", error=str(error))
+
+
+def _children_of(request: Request) -> Sequence[object]:
+    """What the run has sent, as result tuples."""
+    if "_children" not in request.__dict__:  # most have sent nothing
+        return ()
+    return [child.as_tuple() for child in request.children]
+
+
+def _consider_retry(steps: Steps, request: Request, error: BaseException) -> BaseException:
+    """Retry a task by itself if it asks for that; returns what it has failed with."""
+    task = steps.task
+    if not isinstance(error, steps.retried) or isinstance(error, (Ignore, Reject, Retry)):
+        return error
+    if request.retry is not None or isinstance(error, steps.spared):
+        return error
+    try:
+        retry_automatically(task, request, error)
+    except Exception as refusal:  # noqa: BLE001  (it has been retried often enough)
+        return refusal
+    return error
 
 
 def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:

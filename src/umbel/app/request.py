@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from umbel._state import current_request
+from umbel.message import task as task_message
+from umbel.message.task import Headers
 
 if TYPE_CHECKING:
     from umbel.app.task import Task
+
+KNOWN_HEADERS: Final = frozenset({*Headers.__struct_fields__, "compression"})
+"""The message's own headers; all others are the user's."""
+DEATH_NOTES: Final = frozenset(
+    {
+        "x-death",
+        *(f"x-{which}-death-{what}" for which in ("first", "last")
+          for what in ("exchange", "queue", "reason")),
+    }
+)  # fmt: skip
+"""Headers in which RabbitMQ keeps where a message has been; a copy of it has been nowhere."""
 
 
 class RetryPlan(msgspec.Struct, frozen=True):
@@ -25,36 +39,233 @@ class RetryPlan(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] | None = None
 
 
-class Request(msgspec.Struct):
-    """One delivery of a task, as the task sees it (`celery.app.task.Context`)."""
+class _Derived:
+    def __init__(self, read: Callable[[task_message.Task], Any], default: Any) -> None:
+        self._read = read
+        self._default = default
 
-    id: str
-    task: str
-    args: list[Any] = msgspec.field(default_factory=list)
-    kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: Request | None, owner: type) -> Any:
+        if request is None:
+            return self
+        message = request.message
+        value = self._default if message is None else self._read(message)
+        request.__dict__[self._name] = value
+        return value
+
+
+def _derived(read: Callable[[task_message.Task], Any], default: Any = None) -> Any:
+    """A field that is worked out from the message when it is first looked at.
+
+    Most tasks look at none of them, and a run of a microsecond cannot pay for twenty.
+    """
+    return _Derived(read, default)
+
+
+class Request:
+    """One run of a task, as the task sees it (`celery.app.task.Context`).
+
+    Besides the fields here, a header of the user's own (`apply_async(headers={"tenant": 3})`)
+    can be read as a field: `request.tenant`.
+    """
+
+    called_directly: bool = True
+    """The function was called in this process, without a message."""
+    is_eager: bool = False
+    """It runs in the process that sent it (`apply`, `task_always_eager`)."""
     retries: int = 0
     """Retries made so far: 0 in the first attempt."""
     deliveries: int = 0
     """Attempts so far that killed their process; above 0 this is a redelivery."""
-    delivery_info: dict[str, Any] = msgspec.field(default_factory=dict)
     hostname: str | None = None
     """The worker's node name."""
-    root_id: str | None = None
-    parent_id: str | None = None
-    eta: str | None = None
-    expires: str | None = None
-    timelimit: tuple[float | None, float | None] = (None, None)
-    """(hard, soft), in seconds."""
     ignore_result: bool = False
-    called_directly: bool = True
-    """The function was called in this process, without a message."""
+    loglevel: int | None = None
+    """The worker's level, a number of `logging`."""
+    logfile: str | None = None
     retry: RetryPlan | None = None
-    is_eager: bool = False
-    """It runs in the process that sent it (`apply`, `task_always_eager`)."""
+    end: tuple[str, Any] | None = None
+    """State and value (or error) of the run, once it has come to its end."""
+    message: task_message.Task | None = None
+    """What was delivered; None where the task is called without a message."""
+    payload: bytes | None = None
     owner: Task[..., Any] | None = None
-    """The task that runs, as its app has it."""
+    """The task that runs."""
     outer: Request | None = None
-    """The request of the task that called this one, in this process."""
+    """The request of the task that called this one directly."""
+
+    def __init__(
+        self,
+        id: str | None = None,
+        task: str = "",
+        args: list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        self.id = id
+        self.task = task
+        self.args = [] if args is None else args
+        self.kwargs = {} if kwargs is None else kwargs
+        if fields:
+            self.__dict__.update(fields)
+
+    root_id: str | None = _derived(lambda m: m.headers.root_id)
+    """The task with which the workflow began."""
+    parent_id: str | None = _derived(lambda m: m.headers.parent_id)
+    """The task that sent this one."""
+    group: str | None = _derived(lambda m: m.headers.group)
+    taskset: str | None = _derived(lambda m: m.headers.group)
+    """`group` under its old name."""
+    group_index: int | None = _derived(lambda m: m.headers.group_index)
+    shadow: str | None = _derived(lambda m: m.headers.shadow)
+    """The name for logs that stands in for the task's."""
+    eta: str | None = _derived(lambda m: m.headers.eta)
+    """ISO 8601."""
+    expires: str | None = _derived(lambda m: m.headers.expires)
+    """ISO 8601."""
+    origin: str | None = _derived(lambda m: m.headers.origin)
+    """The process that sent it, `gen<pid>@<host>`."""
+    timelimit: tuple[float | None, float | None] = _derived(
+        lambda m: m.headers.timelimit or (None, None), (None, None)
+    )
+    """What the message asks for, in seconds: (hard, soft)."""
+    time_limit: float | None = _derived(lambda m: (m.headers.timelimit or (None, None))[0])
+    soft_time_limit: float | None = _derived(lambda m: (m.headers.timelimit or (None, None))[1])
+    replaced_task_nesting: int = _derived(lambda m: m.headers.replaced_task_nesting or 0, 0)
+    stamped_headers: list[str] | None = _derived(lambda m: m.headers.stamped_headers)
+    stamps: dict[str, Any] | None = _derived(lambda m: m.headers.stamps)
+    correlation_id: str | None = _derived(lambda m: m.properties.correlation_id)
+    reply_to: str | None = _derived(lambda m: m.properties.reply_to)
+    callbacks: list[Any] | None = _derived(lambda m: m.embed.get("callbacks"))
+    """What is sent when it has succeeded (`link`)."""
+    errbacks: list[Any] | None = _derived(lambda m: m.embed.get("errbacks"))
+    """What is sent when it has failed (`link_error`)."""
+    chain: list[Any] | None = _derived(lambda m: m.embed.get("chain"))
+    """The steps that follow, the next one last."""
+    chord: Any = _derived(lambda m: m.embed.get("chord"))
+    utc: bool | None = _derived(lambda _: True)
+    """The message's times are UTC."""
+
+    @property
+    def delivery_info(self) -> dict[str, Any] | None:
+        """How it came here: exchange, routing_key, priority, redelivered, is_eager."""
+        info: dict[str, Any] | None = self.__dict__.get("_delivery_info")
+        message = self.message
+        if info is None and message is not None:
+            where = message.properties.delivery_info
+            info = self.__dict__["_delivery_info"] = {
+                "exchange": where.exchange,
+                "routing_key": where.routing_key,
+                "priority": message.properties.priority,
+                "redelivered": self.deliveries > 0,
+                "is_eager": self.is_eager,
+            }
+        return info
+
+    @delivery_info.setter
+    def delivery_info(self, info: dict[str, Any] | None) -> None:
+        self.__dict__["_delivery_info"] = info
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of the tasks that this one has sent."""
+        children: list[Any] = self.__dict__.setdefault("_children", [])
+        return children
+
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """The user's own headers; None if there are none."""
+        if "_headers" not in self.__dict__:
+            found = self._envelope().get("headers") or {}
+            self.__dict__["_headers"] = {
+                name: value for name, value in found.items() if name not in KNOWN_HEADERS
+            }
+        return self.__dict__["_headers"] or None
+
+    @headers.setter
+    def headers(self, headers: dict[str, Any] | None) -> None:
+        self.__dict__["_headers"] = headers
+
+    @property
+    def properties(self) -> dict[str, Any] | None:
+        """The message's properties as they were sent."""
+        if "_properties" not in self.__dict__:
+            self.__dict__["_properties"] = self._envelope().get("properties")
+        found: dict[str, Any] | None = self.__dict__["_properties"]
+        return found
+
+    @properties.setter
+    def properties(self, properties: dict[str, Any] | None) -> None:
+        self.__dict__["_properties"] = properties
+
+    def _envelope(self) -> dict[str, Any]:
+        payload = self.payload
+        return {} if payload is None else msgspec.json.decode(payload)
+
+    def __getattr__(self, name: str) -> Any:
+        """Read one of the user's own headers."""
+        if not name.startswith("_"):
+            headers = self.headers
+            if headers is not None and name in headers:
+                return headers[name]
+        raise AttributeError(
+            f"The request of {self.__dict__.get('task')} has neither a field nor a header {name!r}."
+        )
+
+    def __repr__(self) -> str:
+        shown = {n: v for n, v in vars(self).items() if n not in {"message", "payload", "owner"}}
+        return f"<Request {shown!r}>"
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field or header of the user's own by name."""
+        return getattr(self, key, default)
+
+    def update(
+        self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **fields: Any
+    ) -> None:
+        """Set fields; `timelimit` sets `time_limit` and `soft_time_limit` too."""
+        fields = {**dict(values), **fields}
+        if "timelimit" in fields:
+            hard, soft = (*(fields["timelimit"] or ()), None, None)[:2]
+            fields = {"time_limit": hard, "soft_time_limit": soft, **fields}
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def clear(self) -> None:
+        """Forget everything, the message too."""
+        self.__dict__.clear()
+        self.__init__()  # type: ignore[misc]
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """The options of `apply_async` with which this very request would be sent again."""
+        hard, soft = self.timelimit
+        headers = {n: v for n, v in (self.headers or {}).items() if n not in DEATH_NOTES}
+        options = {
+            "task_id": self.id,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "group_id": self.group,
+            "group_index": self.group_index,
+            "shadow": self.shadow,
+            "chord": self.chord,
+            "chain": self.chain,
+            "link": self.callbacks,
+            "link_error": self.errbacks,
+            "expires": self.expires,
+            "soft_time_limit": soft,
+            "time_limit": hard,
+            "headers": headers,
+            "retries": self.retries,
+            "reply_to": self.reply_to,
+            "replaced_task_nesting": self.replaced_task_nesting,
+            "origin": self.origin,
+        }
+        if self.stamps is not None and self.stamped_headers is not None:
+            options["stamped_headers"] = self.stamped_headers
+            options |= {n: v for n, v in self.stamps.items() if n in self.stamped_headers}
+        return options
 
 
 current: ContextVar[Request | None] = current_request

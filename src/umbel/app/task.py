@@ -8,6 +8,7 @@ from types import CodeType, CoroutineType, MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
 from umbel.app.current import current_app_of
+from umbel.app.handlers import Handlers
 from umbel.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UmbelWarning
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class OfCurrentApp:
         return current_app_of(task.name or owner.__name__)
 
 
-class Task(Generic[P, R]):
+class Task(Handlers, Generic[P, R]):
     """A function that can be sent to a worker (`celery.Task`). Usually made by `App.task`.
 
     Calling it runs the function here and now; `delay` and `apply_async` send it.
@@ -405,6 +406,31 @@ class Task(Generic[P, R]):
         if throw:
             raise outcome from exc
         return outcome
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None
+    ) -> None:
+        """Store a state of your own, `self.update_state(state="PROGRESS", meta={"done": 30})`.
+
+        `AsyncResult.state` and `.info` show it at once. `task_id` is the running task's unless
+        given; in a function that was called directly there is none, and nothing is stored. What
+        comes after the task's end is dropped. `EncodeError` for a `meta` that cannot be stored,
+        `OperationalError` if the store cannot be written.
+        """
+        if not state:
+            raise ValueError("update_state needs a state, for instance 'PROGRESS'.")
+        request = self.request
+        id = task_id or request.id
+        if id:
+            from umbel.app.progress import store_state
+
+            store_state(self.app, id, state, meta, request if id == request.id else None)
+
+    def add_trail(self, result: AsyncResult[Any]) -> AsyncResult[Any]:
+        """Count a task that was sent among the running one's children; returns its result."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
 
     def _give_up(self, request: Request, exc: BaseException | None) -> NoReturn:
         if exc is not None:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from umbel import clock
+from umbel.exceptions import Ignore, Reject
 
 if TYPE_CHECKING:
     from umbel.app.request import Request, RetryPlan
@@ -35,6 +36,15 @@ def log_retry(request: Request, plan: RetryPlan) -> None:
         text = f"Retry in {round(pause, 2):g}s{cause}"
         data = {"id": request.id, "name": request.task, "exc": text}
         _info(request, "Task %(name)s[%(id)s] retry: %(exc)s", data)
+
+
+def log_flow(request: Request, error: Ignore | Reject) -> None:
+    """Tell of a task that has asked for another end than its function's."""
+    data = {"id": request.id, "name": request.task, "exc": _represent(error)}
+    if isinstance(error, Ignore):
+        _info(request, "Task %(name)s[%(id)s] ignored", data)
+    else:
+        _log(request, logging.WARNING, "Task %(name)s[%(id)s] %(exc)s", data, error)
 
 
 def log_failure(request: Request, error: BaseException, *, expected: bool) -> None:

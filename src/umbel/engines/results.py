@@ -11,7 +11,9 @@ from umbel.engines.broker import StoredResult, Waker
 class ResultStore(Protocol):
     """Results by task id. Safe for use from any number of threads and processes at once.
 
-    A stored SUCCESS is never overwritten (Celery's rule). An expired result is as absent.
+    A stored SUCCESS is never overwritten (Celery's rule), and `put` overwrites no end (FAILURE,
+    REVOKED) by a state that is none: a task's late word about itself. An expired result is as
+    absent.
     """
 
     def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:

@@ -179,6 +179,30 @@ def encode_failure(
     return data if extended is None else _extend(data, extended)
 
 
+def encode_state(
+    task_id: str,
+    state: str,
+    value: object,
+    at: float,
+    *,
+    parent_id: str | None = None,
+    group_id: str | None = None,
+    form: Format = PLAIN,
+) -> bytes:
+    """Write the meta of a state that a task gives itself, with a value of its own.
+
+    An exception is stored as its record. Raises `EncodeError` if the serializer cannot express
+    the value.
+    """
+    if isinstance(value, BaseException):
+        value = describe_exception(value)
+    done_at = at if state in states.READY_STATES else None
+    if form is not PLAIN:
+        fields = _fields(state, value, None, done_at, task_id, parent_id, group_id, (), None)
+        return write(fields, form)
+    return _assemble(state, dumps(value, "meta"), None, done_at, task_id, parent_id, group_id, ())
+
+
 def decode(data: bytes | memoryview, form: Format = PLAIN) -> Meta:
     """Read a stored meta, ours or Celery's. Raises `DecodeError` if it is not one.
 

@@ -13,6 +13,7 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.app import Task
+from umbel.app.outcome import Outcome
 from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import RECORD, SlotTable
 from umbel.exceptions import SoftTimeLimitExceeded
@@ -55,12 +56,20 @@ class MainThreadSlot:
             words[base + 1] = time.monotonic_ns()
             words[base + 3] = number
             words[base] = number
-            outcome = execute(number, payload, deliveries, self._call)
+            outcome, rest = execute(number, payload, deliveries, self._call)
             if os.getpid() != own:
                 os._exit(0)  # a process that the task forked has come out of its function
             # The outcome leaves before the next token is read, so a crash in the next task
             # cannot take it along.
-            link.send(outcome)
+            if rest is None:
+                link.send(outcome)
+            else:
+                outcome.busy = True
+                link.send(outcome)
+                rest()
+                if os.getpid() != own:
+                    os._exit(0)
+                link.send(Outcome(number, "finished"))
             words[base] = 0
         if self._runner is not None:
             self._runner.close()

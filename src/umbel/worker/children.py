@@ -53,6 +53,8 @@ class Child:
     """Deliveries it has ended."""
     stuck: bool = False
     """What runs there has been running for long: nothing goes in behind it."""
+    finishing: Held | None = None
+    """What has ended there, and whose handlers still run."""
     alone: bool = False
     """It runs a suspect and gets nothing else."""
     retiring: bool = False

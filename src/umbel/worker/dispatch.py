@@ -139,10 +139,12 @@ class Dispatcher:
         children = self._children.by_slot.values()
         for child in children:
             number, start = self._children.table.running(child.slot)
-            child.stuck = number in child.held and now - start > STUCK
+            busy = number in child.held or child.finishing is not None
+            child.stuck = busy and now - start > STUCK
         idle = not self.hand and any(self._open(c) and not c.held for c in children)
         for child in children:
-            if len(child.held) > 1 and (child.stuck or idle or child.verdict is not None):
+            waiting = len(child.held) - (child.finishing is None)
+            if waiting > 0 and (child.stuck or idle or child.verdict is not None):
                 self._return_to_hand(self.recall(child))
 
     def _return_to_hand(self, recalled: list[Held]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from umbel import clock
 from umbel.app import App, Task
 from umbel.app.coroutines import Loop
-from umbel.app.pipeline import Pipeline
+from umbel.app.pipeline import Pipeline, Rest
 from umbel.engines.broker import Bury, Delivery, LeaseLost, PutBack, Settlement
 from umbel.exceptions import DecodeError, OperationalError
 from umbel.message import task as task_message
@@ -143,11 +143,17 @@ class EmbeddedWorker:
         bench.gate.learn_revocations(claim.revocations)
         decision = bench.gate.decide(delivery)
         ran = isinstance(decision, Held)
-        settlement = self._run(bench, decision) if isinstance(decision, Held) else decision
+        rest: Rest | None = None
+        if isinstance(decision, Held):
+            settlement, rest = self._run(bench, decision)
+        else:
+            settlement = decision
         value, self._value = self._value, None
         raised, self._raised = self._raised, None
         if self._engine.broker.settle([settlement]):
             logger.warning("An outcome was refused: its message had been taken over")
+        if rest is not None:
+            rest()
         return Ended(bench.app, delivery, settlement, value, raised, ran=ran)
 
     def _bench_for(self, delivery: Delivery) -> Bench:
@@ -160,14 +166,14 @@ class EmbeddedWorker:
             bench = self._benches[id(app)] = Bench(app, self.incarnation.node)
         return bench
 
-    def _run(self, bench: Bench, held: Held) -> Settlement:
+    def _run(self, bench: Bench, held: Held) -> tuple[Settlement, Rest | None]:
         delivery = held.delivery
         if held.early:
             self._engine.broker.accept([delivery])
-        outcome = bench.pipeline.execute(
+        outcome, rest = bench.pipeline.execute(
             delivery.number, delivery.payload, delivery.deliveries, self._call
         )
-        return bench.gate.ended(held, outcome)
+        return bench.gate.ended(held, outcome), rest
 
     def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         self._value = self._raised = None

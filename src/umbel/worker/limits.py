@@ -34,12 +34,18 @@ class Limits:
             return None
         if child.verdict is not None:
             return self._carry_out(child, child.verdict, now)
-        held = next(iter(child.held.values()), None)
+        held = child.finishing or next(iter(child.held.values()), None)
         if held is None or (held.hard is None and held.soft is None):
             return None
         number, start = self._children.table.running(child.slot)
         if number != held.delivery.number:
             return now + 0.01  # between two tasks, or its token is still unread
+        if child.finishing is not None:  # its handlers run: the hard limit holds for these too
+            if held.hard is None:
+                return None
+            return (
+                self._sentence(child, held, now) if now >= start + held.hard else start + held.hard
+            )
         if child.soft_sent != number and held.soft is not None and now >= start + held.soft:
             child.soft_sent, child.soft_at = number, now
             self._children.table.aim_soft_limit(child.slot, number)

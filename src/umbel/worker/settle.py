@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from umbel import clock, states
 from umbel.app import App
@@ -30,7 +31,16 @@ from umbel.message.task import Headers
 
 logger = logging.getLogger("umbel.worker.request")
 
-STATES = {"success": states.SUCCESS, "failure": states.FAILURE, "retry": states.RETRY}
+STATES = {
+    "success": states.SUCCESS,
+    "failure": states.FAILURE,
+    "retry": states.RETRY,
+    "ignored": states.IGNORED,
+    "rejected": states.FAILURE,
+    "requeued": states.REJECTED,
+}
+REQUEUE_DELAY: Final = 1.0
+"""Seconds before a message that its task has rejected with `requeue=True` runs again."""
 
 
 class Settler:
@@ -60,10 +70,14 @@ class Settler:
             headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self._node,
             headers.retries or 0, outcome.error,
         )  # fmt: skip
+        end: Acknowledge | PutBack | Bury = Acknowledge()
+        if outcome.ending == "requeued":
+            end = PutBack(now + REQUEUE_DELAY)
+        elif outcome.ending == "rejected":
+            end = Bury(headers.id, headers.task, "rejected", outcome.error or "")
         return Settlement(
-            delivery.number, delivery.worker, delivery.attempt, Acknowledge(), result, follow_ups,
-            history,
-        )  # fmt: skip
+            delivery.number, delivery.worker, delivery.attempt, end, result, follow_ups, history
+        )
 
     def failed(
         self, delivery: Delivery, headers: Headers, error: Exception, stacks: str = ""

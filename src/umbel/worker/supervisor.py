@@ -236,9 +236,14 @@ class Supervisor:
                     self._on_ready()
                     self._on_ready = None
                 continue
+            if outcome.ending == "finished":
+                child.finishing = None
+                continue
             held = self._dispatcher.release(child, outcome.number)
             if held is None:
                 continue  # settled otherwise already
+            if outcome.busy:
+                child.finishing = held
             child.done += 1
             child.alone = False
             self._dispatcher.learn(held, outcome.runtime)
@@ -280,6 +285,13 @@ class Supervisor:
         self._read_outcomes(child)
         self._dispatcher.take_back(child)
         status, memory = report["status"], report["memory"]
+        if child.finishing is not None:
+            headers = child.finishing.headers
+            logger.error(
+                "Task %s[%s] had ended and is stored; its process was lost in its handlers",
+                headers.task,
+                headers.id,
+            )
         for held in list(child.held.values()):  # what it had started and not ended: one at most
             self._dispatcher.release(child, held.delivery.number)
             if not held.disowned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from umbel import states
 from umbel.engines.broker import StoredResult
 from umbel.engines.memory.store import PipeWaker, Store
 
@@ -23,7 +24,9 @@ class MemoryResults:
         """Store results; see the contract. Nothing here waits for a `timeout`."""
         with self._store.lock:
             for result in results:
-                self._store.store(result)
+                old = self._store.result(result.id)
+                if old is None or _may_follow(result.status, old.status):
+                    self._store.store(result)
             self._store.ring("result")
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -35,3 +38,7 @@ class MemoryResults:
     def listen(self) -> PipeWaker:
         """A waker for results; see the contract."""
         return PipeWaker(self._store, "result")
+
+
+def _may_follow(status: str, old: str) -> bool:
+    return status in states.READY_STATES or old not in states.READY_STATES

@@ -18,6 +18,13 @@ ON CONFLICT (id) DO UPDATE SET status = excluded.status, meta = excluded.meta,
 WHERE status <> '{states.SUCCESS}' OR result.expires <= ?
 """  # noqa: S608  (a constant)
 """The last value is the time: an expired SUCCESS is as absent."""
+ENDS: Final = ", ".join(f"'{state}'" for state in sorted(states.READY_STATES))
+PUT_PROGRESS: Final = f"""
+INSERT INTO result (id, status, meta, expires) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET status = excluded.status, meta = excluded.meta,
+    expires = excluded.expires
+WHERE status NOT IN ({ENDS}) OR result.expires <= ?
+"""  # noqa: S608  (constants)
 FETCH: Final = 500
 """Most ids asked for in one statement; SQLite before 3.32 takes 999 parameters."""
 
@@ -46,7 +53,9 @@ class SqliteResults:
     def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:
         """Store results; see the contract."""
         with self._database.write(timeout) as connection:
-            put_results(connection, results)
+            put_results(connection, [r for r in results if r.status in states.READY_STATES])
+            progress = [r for r in results if r.status not in states.READY_STATES]
+            put_results(connection, progress, PUT_PROGRESS)
         self._bell.ring()
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -59,11 +68,15 @@ class SqliteResults:
         return self._bell.listen()
 
 
-def put_results(connection: sqlite3.Connection, results: Sequence[StoredResult]) -> None:
+def put_results(
+    connection: sqlite3.Connection, results: Sequence[StoredResult], statement: str = PUT
+) -> None:
     """Store results inside a transaction; a SUCCESS stays."""
     if results:
         now = clock.time()
-        connection.executemany(PUT, [(r.id, r.status, r.meta, r.expires, now) for r in results])
+        connection.executemany(
+            statement, [(r.id, r.status, r.meta, r.expires, now) for r in results]
+        )
 
 
 def _fetch(

@@ -1,0 +1,26 @@
+"""What a running task stores about itself: STARTED, and states of the user's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from umbel import clock
+from umbel.engines.broker import StoredResult
+from umbel.message.result import encode_state
+
+if TYPE_CHECKING:
+    from umbel.app.app import App
+    from umbel.app.request import Request
+
+
+def store_state(app: App, id: str, state: str, value: Any, request: Request | None = None) -> None:
+    """Store a state at once; one that comes after the task's end is dropped by the store."""
+    now = clock.time()
+    parent_id = None if request is None else request.parent_id
+    group_id = None if request is None else request.group
+    meta = encode_state(
+        id, state, value, now, parent_id=parent_id, group_id=group_id, form=app.result_format
+    )
+    expires = app.conf.result_expires
+    stored = StoredResult(id, state, meta, None if expires is None else now + expires)
+    app.results.put([stored], timeout=app.conf.task_publish_timeout)
