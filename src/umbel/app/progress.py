@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def store_state(app: App, id: str, state: str, value: Any, request: Request | None = None) -> None:
-    """Store a state at once; one that comes after the task's end is dropped by the store."""
+    """Store a state at once; one that comes after the task's end is dropped by the store.
+
+    Where the app keeps no results, nothing happens, as in Celery.
+    """
+    if not app.keeps_results:
+        return
     now = clock.time()
     parent_id = None if request is None else request.parent_id
     group_id = None if request is None else request.group
