@@ -7,16 +7,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from umbel.app import App, AsyncTask, Task
     from umbel.app import App as Celery
+    from umbel.app.queues import Exchange, Queue, binding
     from umbel.result import AsyncResult
 
 __version__ = "0.1.0"
-__all__ = ["App", "AsyncResult", "AsyncTask", "Celery", "Task", "__version__"]
+__all__ = [
+    "App",
+    "AsyncResult",
+    "AsyncTask",
+    "Celery",
+    "Exchange",
+    "Queue",
+    "Task",
+    "__version__",
+    "binding",
+]
 
 _HOMES = {
     "App": ("umbel.app", "App"),
     "Celery": ("umbel.app", "App"),
     "AsyncTask": ("umbel.app", "AsyncTask"),
     "Task": ("umbel.app", "Task"),
+    "Exchange": ("umbel.app.queues", "Exchange"),
+    "Queue": ("umbel.app.queues", "Queue"),
+    "binding": ("umbel.app.queues", "binding"),
     "AsyncResult": ("umbel.result", "AsyncResult"),
 }
 

@@ -112,7 +112,7 @@ def test_old_names_read_and_set_the_same_setting() -> None:
         ("task_time_limit", 0, None),
         ("task_acks_late", 0, False),
         ("worker_concurrency", "auto", None),
-        ("task_default_priority", None, 0),
+        ("task_default_priority", None, None),
         ("timezone", ZoneInfo("Europe/Paris"), "Europe/Paris"),
         ("broker_url", ["sqlite:///a"], "sqlite:///a"),
     ],

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
+from time import monotonic
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,10 +30,11 @@ from umbel.app.naming import importable_name, main_module
 from umbel.app.registry import TaskRegistry
 from umbel.app.settings import Settings, UnreadSettings
 from umbel.app.task import AsyncTask, Task, make_task, stack_level
-from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
+from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
 
 if TYPE_CHECKING:
     from umbel.app.options import SendOptions, TaskOptions
+    from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
     from umbel.engines.broker import Message
     from umbel.engines.results import ResultStore
@@ -120,6 +122,7 @@ class App:
         self._engine: Engine | None = None
         self._sender: Sender | None = None
         self._waiter: ResultWaiter | None = None
+        self._amqp: Amqp | None = None
         apps.add(self)
         if set_as_current:
             self.set_current()
@@ -415,10 +418,16 @@ class App:
         kwargs: dict[str, Any] | None = None,
         **options: Unpack[SendOptions],
     ) -> AsyncResult[Any]:
-        """Send a task by name, known here or not. Options as `Task.apply_async`."""
-        from umbel.app.publish import build_message
+        """Send a task by name, known here or not. Options as `Task.apply_async`.
 
-        message = build_message(self.conf, name, args, kwargs, **options)
+        If it is known here, its own options are the defaults.
+        """
+        from umbel.app.publish import build_message
+        from umbel.app.routing import route
+
+        task = options.get("task_type") or self.tasks.get(name)
+        final = route(self, name, args, kwargs, task, options)
+        message = build_message(self.conf, name, args, kwargs, task, by_name=True, **final)
         if self.conf.task_always_eager and name in self.tasks:
             from umbel.app.eager import run_eagerly
 
@@ -430,21 +439,51 @@ class App:
 
         `ignored`: its result will not be stored. `OperationalError` if the deadline passes.
         """
+        from umbel.engines.broker import Message
         from umbel.result import AsyncResult
 
-        self.engine.broker.publish((message,), timeout=self.conf.task_publish_timeout)
+        if type(message) is not Message:
+            from umbel.app.parcel import publish
+
+            return publish(self, message, ignored=ignored)
+        timeout = self.conf.task_publish_timeout
+        end = monotonic() + timeout
+        try:
+            self.engine.broker.publish((message,), timeout=timeout)
+        except OperationalError as error:
+            from umbel.app.parcel import try_again
+
+            try_again(self, (message,), {}, end, error)
         return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
 
     async def apublish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:
         """`publish` for coroutines; concurrent calls travel in one batch."""
-        from umbel.result import AsyncResult
+        from umbel.app.parcel import apublish
 
+        return await apublish(self, message, ignored=ignored)
+
+    @property
+    def sender(self) -> Sender:
+        """What publishes for coroutines."""
         if self._sender is None:
             from umbel.app.sending import Sender
 
-            self._sender = Sender(lambda: self.engine.broker, self.conf.task_publish_timeout)
-        await self._sender.publish(message)
-        return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
+            self._sender = Sender(lambda: self.engine.broker)
+        return self._sender
+
+    @property
+    def amqp(self) -> Amqp:
+        """The queues that the app knows: `app.amqp.queues`, to be read only."""
+        if self._amqp is None:
+            from umbel.app.routing import Amqp
+
+            self._amqp = Amqp(self.conf)
+        return self._amqp
+
+    def select_queues(self, queues: str | Iterable[str]) -> None:
+        """Let workers of this app serve these queues only, as `umbel worker -Q` does."""
+        names = queues.split(",") if isinstance(queues, str) else queues
+        self.amqp.queues.select(name.strip() for name in names)
 
     def setup_security(
         self,

@@ -26,13 +26,19 @@ def check_call(
             f"{type(args).__name__} and {type(kwargs).__name__}. {NOTHING_SENT}"
         )
     if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        check_priority(name, priority)
+    for option, value in (("task_id", task_id), ("queue", queue)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
+
+
+def check_priority(name: str, priority: object) -> None:
+    """`ValueError` for a priority that no engine has."""
+    if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise ValueError(
             f"{name}: priority must be from 0 to 9, 9 the most urgent; got {priority!r}. "
             f"{NOTHING_SENT}"
         )
-    for option, value in (("task_id", task_id), ("queue", queue)):
-        if value is not None and (not isinstance(value, str) or not value):
-            raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
 
 
 def check_limits(name: str, hard: float | None, soft: float | None) -> None:

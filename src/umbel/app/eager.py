@@ -19,6 +19,7 @@ from umbel.app.outcome import Outcome
 from umbel.app.pipeline import Pipeline
 from umbel.app.publish import build_message
 from umbel.app.request import Request
+from umbel.app.routing import route
 from umbel.app.steps import Steps
 from umbel.engines.broker import Message, StoredResult
 from umbel.exceptions import EncodeError, NotRegistered
@@ -117,13 +118,14 @@ def apply(
     """`Task.apply`: execute a call here, with its own arguments."""
     app = task.app
     task.check_arguments(list(args), dict(kwargs))
+    final = route(app, task.name, args, kwargs, task, options)
     try:
-        message = build_message(app.conf, task.name, list(args), dict(kwargs), task, **options)
+        message = build_message(app.conf, task.name, list(args), dict(kwargs), task, **final)
     except EncodeError:
         # They need not be sent, only called with; the message holds what they look like.
         args_shown = [repr(value) for value in args]
         kwargs_shown = {name: repr(value) for name, value in kwargs.items()}
-        message = build_message(app.conf, task.name, args_shown, kwargs_shown, task, **options)
+        message = build_message(app.conf, task.name, args_shown, kwargs_shown, task, **final)
     return run_eagerly(app, task.name, message, own=(args, kwargs), retries=retries, throw=throw)
 
 

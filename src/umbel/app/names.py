@@ -81,19 +81,8 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         **_rows("later", "comes with compressed results", result_compression=None),
         **_rows(
             "later",
-            "comes with routing",
-            task_create_missing_queues=True,
-            task_default_exchange=None,
-            task_default_exchange_type="direct",
-            task_default_routing_key=None,
-            task_queues=None,
-            task_routes=None,
-        ),
-        **_rows(
-            "later",
             _AMQP,
             task_create_missing_queue_type="classic",
-            task_create_missing_queue_exchange_type=None,
             task_default_queue_type="classic",
             worker_detect_quorum_queues=True,
         ),
@@ -102,24 +91,11 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             "comes with priorities that a task's children inherit",
             task_inherit_parent_priority=False,
         ),
-        **_rows(
-            "no effect",
-            "every message is durable: it is on the disk before delay() returns",
-            task_default_delivery_mode=2,
-        ),
         **_rows("later", "comes with rate limits", task_default_rate_limit=None),
         **_rows(
             "refused",
             "messages are written in protocol 2, which Celery reads since 4.0; remove it",
             task_protocol=2,
-        ),
-        **_rows(
-            "later",
-            "comes with retry_policy: a publish is tried again for task_publish_timeout seconds",
-            task_publish_retry=True,
-            task_publish_retry_policy=MappingProxyType(
-                {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2}
-            ),
         ),
         **_rows(
             "no effect",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from umbel.exceptions import EncodeError
 from umbel.message import task as task_message
@@ -13,6 +13,16 @@ from umbel.message.task import Headers, Properties
 
 if TYPE_CHECKING:
     from umbel.app.settings import Settings
+
+
+class Written(NamedTuple):
+    """A body as bytes."""
+
+    data: bytes
+    kind: tuple[str, str]
+    """Content type and encoding."""
+    compression: str | None
+    """The content type of its compression."""
 
 
 def write_payload(
@@ -29,7 +39,22 @@ def write_payload(
     `data` is the body as JSON, or None if it is to be something else. `EncodeError` names the
     argument that cannot be sent.
     """
-    name = headers.task
+    written = write_body(settings, headers.task, body, data, serializer, compression)
+    if written.compression is not None:
+        headers.compression = written.compression
+    payload = task_message.encode(headers, written.data, properties, *written.kind)
+    return seal(settings, payload, properties.delivery_info.routing_key)
+
+
+def write_body(
+    settings: Settings,
+    name: str,
+    body: tuple[Any, Any, Any],
+    data: bytes | None,
+    serializer: str,
+    compression: str | None,
+) -> Written:
+    """The body of `write_payload`."""
     content_type, encoding = JSON, "utf-8"
     if data is None:
         try:
@@ -39,16 +64,18 @@ def write_payload(
     if len(data) > settings.task_max_message_bytes:
         raise _refuse_size(name, len(data), settings.task_max_message_bytes)
     compression = compression or settings.task_compression
+    method = None
     if compression:
         data, method = compress(data, compression)
-        if method is not None:
-            headers.compression = method
-    payload = task_message.encode(headers, data, properties, content_type, encoding)
+    return Written(data, (content_type, encoding), method)
+
+
+def seal(settings: Settings, payload: bytes, queue: str) -> bytes:
+    """The payload, signed for its queue if messages are signed."""
     if settings.security_hmac_key is not None:
         from umbel.message.signing import sign
 
-        queue = properties.delivery_info.routing_key
-        payload = sign(payload, queue, settings.security_hmac_key)
+        return sign(payload, queue, settings.security_hmac_key)
     return payload
 
 

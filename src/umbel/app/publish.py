@@ -21,6 +21,7 @@ from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
 from umbel.message.serializer import dumps
 from umbel.message.task import DeliveryInfo, Headers, Properties
+from umbel.signals import after_task_publish, before_task_publish
 
 if TYPE_CHECKING:
     from umbel.app.settings import Settings
@@ -47,7 +48,20 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def build_message(
+OMITTED: Final[Any] = object()
+"""An option that was not given, where None means that the task's own shall not hold."""
+
+
+class Unknown:
+    """The options of a task that is not known here: none."""
+
+    expires = queue = compression = None
+
+
+UNKNOWN: Final = Unknown()
+
+
+def build_message(  # noqa: C901  (flat: an option after the other)
     settings: Settings,
     name: str,
     args: tuple[Any, ...] | list[Any] | None,
@@ -55,37 +69,50 @@ def build_message(
     task: Task[..., Any] | None = None,
     /,
     *,
+    by_name: bool = False,
+    copies: tuple[str, ...] = (),
     task_id: str | None = None,
     countdown: float | None = None,
     eta: Moment | None = None,
-    expires: float | timedelta | datetime | str | None = None,
-    priority: int | None = None,
-    queue: str | None = None,
+    expires: float | timedelta | datetime | str | None = OMITTED,
+    priority: int | None = OMITTED,
+    queue: str | None = OMITTED,
     ignore_result: bool | None = None,
     serializer: str | None = None,
     compression: str | None = None,
-    time_limit: float | None = None,
-    soft_time_limit: float | None = None,
+    time_limit: float | None = OMITTED,
+    soft_time_limit: float | None = OMITTED,
+    **rare: Any,
 ) -> Message:
     """The message of one new task; what is not given comes from `task`, then from the settings.
 
-    `EncodeError` names an argument that cannot be sent, `TypeError` one that does not fit.
+    `by_name`: it is sent by its name, so its function's signature is not looked at. `copies`: more
+    queues that get it. `rare`: the other options of `SendOptions`, but for those of routing, which
+    `umbel.app.routing.route` has resolved. `EncodeError` names an argument that cannot be sent,
+    `TypeError` one that does not fit.
     """
     args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
-    if task is not None:
+    known: Any = UNKNOWN if task is None else task
+    if task is not None and not by_name:
         task.check_arguments(args, kwargs)
         ignore_result = task.ignores_result(ignore_result)
-        expires = task.expires if expires is None else expires
-        own = vars(task)  # what is given nowhere is not there: its setting is looked up below
-        priority = own.get("priority") if priority is None else priority
-        serializer = serializer or own.get("serializer")
-        compression = compression or task.compression
-        queue = queue or task.queue
-        time_limit = own.get("time_limit") if time_limit is None else time_limit
-        soft_time_limit = own.get("soft_time_limit") if soft_time_limit is None else soft_time_limit
-    queue = queue or settings.task_default_queue
+    if expires is OMITTED:
+        expires = known.expires
+    if queue is OMITTED:
+        queue = known.queue
+    own = vars(known)  # what is given nowhere is not there: its setting is looked up below
+    if priority is OMITTED:
+        priority = own.get("priority")
+    if time_limit is OMITTED:
+        time_limit = own.get("time_limit")
+    if soft_time_limit is OMITTED:
+        soft_time_limit = own.get("soft_time_limit")
+    serializer = serializer or own.get("serializer") or settings.task_serializer
+    compression = compression or known.compression or settings.task_compression
+    if queue is None:
+        queue = settings.task_default_queue
     if priority is None:
-        priority = settings.task_default_priority
+        priority = settings.task_default_priority or 0
     check_call(name, args, kwargs, task_id, queue, priority)
     id = task_id or new_id()
     tag = f"{id}:{token_hex(4)}"
@@ -101,17 +128,17 @@ def build_message(
         ignore_result=ignore_result,
     )
     properties = Properties(id, REPLY_TO, 2, DeliveryInfo("", queue), priority, delivery_tag=tag)
-    if time_limit is not None or soft_time_limit is not None:
-        check_limits(name, time_limit, soft_time_limit)
-        headers.timelimit = (time_limit, soft_time_limit)
     due = None
     if countdown is not None or eta is not None:
         due = due_time(name, settings, countdown, eta)
         headers.eta = None if due is None else task_message.format_time(due)
-    if expires is not None:
-        _set_expiry(headers, properties, expiry_time(name, settings, expires))
+    if time_limit is not None or soft_time_limit is not None or expires is not None:
+        _limit(settings, headers, properties, time_limit, soft_time_limit, expires)
     body = (args, kwargs, task_message.NO_EMBED)
-    serializer = serializer or settings.task_serializer
+    if rare or copies or before_task_publish.receivers or after_task_publish.receivers:
+        from umbel.app.parcel import pack
+
+        return pack(settings, headers, properties, body, due, copies, rare, serializer, compression)
     try:
         # Here, because the way through plain values is the deepest of this road.
         data = dumps(body) if serializer == "json" else None
@@ -164,9 +191,32 @@ def _zone(name: str) -> ZoneInfo:
         raise ImproperlyConfigured(message) from error
 
 
-def _set_expiry(headers: Headers, properties: Properties, deadline: float) -> None:
+def _limit(
+    settings: Settings,
+    headers: Headers,
+    properties: Properties,
+    hard: float | None,
+    soft: float | None,
+    expires: float | timedelta | datetime | str | None,
+) -> None:
+    check_limits(headers.task, hard, soft)
+    headers.timelimit = (hard, soft)
+    if expires is None:
+        return
+    deadline = expiry_time(headers.task, settings, expires)
     headers.expires = task_message.format_time(deadline)
-    properties.expiration = str(max(0, int((deadline - clock.time()) * 1000)))
+    rest = deadline - clock.time()
+    properties.expiration = str(max(0, int(rest * 1000)))
+    if rest < 0:
+        import logging
+
+        logging.getLogger("umbel.app").warning(
+            "%s[%s] has expired %.1f s before it was sent, so no worker will run it; it is sent "
+            "all the same",
+            headers.task,
+            headers.id,
+            -rest,
+        )
 
 
 _origins: dict[int, str] = {}

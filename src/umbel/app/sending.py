@@ -6,7 +6,7 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from umbel.engines.broker import Broker, Message
@@ -19,24 +19,24 @@ BATCH: Final = 500
 class Sender:
     """Publishes for coroutines without blocking their event loop."""
 
-    def __init__(self, broker: Callable[[], Broker], timeout: float) -> None:
+    def __init__(self, broker: Callable[[], Broker]) -> None:
         self._broker = broker
-        self._timeout = timeout
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Message, Call]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Sequence[Message], float, Call]]
+        self._calls = queue.SimpleQueue()
         self._running = False
 
-    async def publish(self, message: Message) -> None:
-        """Return once the message is safe; raises what `Broker.publish` raises."""
+    async def publish(self, messages: Sequence[Message], timeout: float) -> None:
+        """Return once the messages are safe; raises what `Broker.publish` raises."""
         if self._pid != os.getpid():
             self._start_afresh()  # the parent's thread is not in a forked process
         loop = asyncio.get_running_loop()
         call = (loop, loop.create_future())
-        self._calls.put((message, call))
+        self._calls.put((messages, timeout, call))
         with self._lock:
             if not self._running:
                 self._running = True
@@ -47,13 +47,19 @@ class Sender:
         calls = self._calls
         while True:
             batch = [calls.get()]
-            while len(batch) < BATCH and not calls.empty():
+            count = len(batch[0][0])
+            while count < BATCH and not calls.empty():
                 batch.append(calls.get_nowait())
-            error: BaseException | None = None
-            try:
-                messages = [message for message, _ in batch]
-                self._broker().publish(messages, timeout=self._timeout)
-            except Exception as failure:  # noqa: BLE001  (handed to each caller)
-                error = failure
-            for _, call in batch:
-                answer(call, error)
+                count += len(batch[-1][0])
+            for timeout in {timeout for _, timeout, _ in batch}:
+                self._publish([call for call in batch if call[1] == timeout], timeout)
+
+    def _publish(self, batch: list[tuple[Sequence[Message], float, Call]], timeout: float) -> None:
+        error: BaseException | None = None
+        try:
+            messages = [message for messages, _, _ in batch for message in messages]
+            self._broker().publish(messages, timeout=timeout)
+        except Exception as failure:  # noqa: BLE001  (handed to each caller)
+            error = failure
+        for _, _, call in batch:
+            answer(call, error)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from umbel.app.config import Configuration
+
+if TYPE_CHECKING:
+    from umbel.app.options import DeclaredQueues, Routes
 
 
 class Settings(Configuration):
@@ -29,8 +34,27 @@ class Settings(Configuration):
     """The app's time zone by its IANA name; None is UTC."""
     task_default_queue: str = "celery"
     """Where a task goes that nothing else gives a queue, and what a worker serves without -Q."""
-    task_default_priority: int = 0
-    """0 to 9; 9 is the most urgent."""
+    task_queues: DeclaredQueues | None = None
+    """The queues that a worker serves, as `umbel.Queue` or as a dict by name; None: the default
+    one. Others are made when they are first named."""
+    task_create_missing_queues: bool = True
+    """Off: a queue that is not in `task_queues` is refused where it is named (`QueueNotFound`)."""
+    task_create_missing_queue_exchange_type: str | None = None
+    """The type of the exchange of a queue that is made when first named; None: direct."""
+    task_default_exchange: str | None = None
+    """The exchange of queues in `task_queues` that name none; None: named as the default queue."""
+    task_default_exchange_type: str = "direct"
+    task_default_routing_key: str | None = None
+    """The key of queues in `task_queues` that name none; None: the default queue's name."""
+    task_default_delivery_mode: int | str = 2
+    """1 or "transient", 2 or "persistent": what a message says of itself. The embedded store keeps
+    both."""
+    task_routes: Routes | None = None
+    """Which queue a task goes to, or other options of `apply_async`, by its name: a dict by name,
+    pattern with `*` or compiled pattern, a function, the dotted path of either, or a list of such;
+    the first that answers decides. What the call or the task says wins."""
+    task_default_priority: int | None = None
+    """0 to 9; 9 is the most urgent. None: as a route says, else 0."""
     task_acks_late: bool = True
     """A message is done when its task has ended. Off: done before it starts, so that a task
     whose worker dies is not run again but fails with `WorkerLostError`."""
@@ -53,6 +77,12 @@ class Settings(Configuration):
     """Serializers whose messages are read, by name or content type. Others become dead letters."""
     task_compression: str | None = None
     """zlib, bzip2, lzma, zstd or brotli; None: not compressed."""
+    task_publish_retry: bool = True
+    """An unsuccessful publish is tried again as the policy says, within the deadline."""
+    task_publish_retry_policy: Mapping[str, Any] = MappingProxyType(
+        {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+    )
+    """How often, and the pauses in seconds (`umbel.app.options.RetryPolicy`)."""
     task_max_message_bytes: int = 32 << 20
     """Largest message and largest stored result."""
     task_max_deliveries: int = 3

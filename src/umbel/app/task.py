@@ -284,9 +284,11 @@ class Task(Handlers, Generic[P, R]):
         Raises as `delay`.
         """
         from umbel.app.publish import build_message
+        from umbel.app.routing import route
 
         app = self.app
-        message = build_message(app.conf, self.name, args, kwargs, self, **options)
+        final = route(app, self.name, args, kwargs, self, options)
+        message = build_message(app.conf, self.name, args, kwargs, self, **final)
         if app.conf.task_always_eager:
             from umbel.app.eager import run_eagerly
 
@@ -305,9 +307,11 @@ class Task(Handlers, Generic[P, R]):
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines, with the same options."""
         from umbel.app.publish import build_message
+        from umbel.app.routing import route
 
         app = self.app
-        message = build_message(app.conf, self.name, args, kwargs, self, **options)
+        final = route(app, self.name, args, kwargs, self, options)
+        message = build_message(app.conf, self.name, args, kwargs, self, **final)
         if app.conf.task_always_eager:
             from umbel.app.eager import arun_eagerly
 
@@ -321,7 +325,6 @@ class Task(Handlers, Generic[P, R]):
         kwargs: dict[str, Any] | None = None,
         *,
         throw: bool | None = None,
-        retries: int = 0,
         **options: Unpack[SendOptions],
     ) -> EagerResult[R]:
         """Run the task in this process, at once, as a worker would (`celery.Task.apply`).
@@ -332,7 +335,7 @@ class Task(Handlers, Generic[P, R]):
         """
         from umbel.app.eager import apply
 
-        return apply(self, args or (), kwargs or {}, throw, retries, options)
+        return apply(self, args or (), kwargs or {}, throw, options.pop("retries", 0), options)
 
     def ignores_result(self, asked: bool | None) -> bool:
         """Whether a message's result is dropped: as asked for it, for the task, or for the app."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from umbel.cli.errors import USAGE, Refusal
 from umbel.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from umbel.app import App
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +47,7 @@ def queue_options(function: F) -> F:
     )(function)  # fmt: skip
     return click.option(
         "-Q", "--queues", metavar="NAME,…", multiple=True, callback=_split,
-        help="These queues instead of the default one.",
+        help="These queues; default: the app's own (task_queues).",
     )(function)  # fmt: skip
 
 
@@ -52,9 +55,18 @@ force_option = click.option("-f", "--force", is_flag=True, help="Do not ask.")
 task_option = click.option("--task", metavar="NAME", help="Only those of this task.")
 
 
-def choose_queues(queues: Sequence[str], excluded: Iterable[str], default: str) -> list[str]:
-    """The queues that -Q and -X leave; `UsageError` if there are none."""
-    chosen = [queue for queue in queues or (default,) if queue not in set(excluded)]
+def choose_queues(app: App, queues: Sequence[str], excluded: Sequence[str]) -> list[str]:
+    """The queues that -Q and -X leave of the app's; a usage error if there are none."""
+    from umbel.exceptions import ImproperlyConfigured, QueueNotFound
+
+    try:
+        known = app.amqp.queues
+        if queues:
+            known.select(queues)
+        known.deselect(excluded)
+    except (ImproperlyConfigured, QueueNotFound) as error:
+        raise Refusal(str(error), USAGE) from error
+    chosen = list(known.consume_from)
     if not chosen:
         raise click.UsageError("-X leaves no queue; name those that you want with -Q.")
     return chosen

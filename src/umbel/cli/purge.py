@@ -23,7 +23,7 @@ def purge(
     """
     asked = ctx.ensure_object(Invocation)
     target = asked.load_store()
-    chosen = choose_queues(queues, excluded, target.app.conf.task_default_queue)
+    chosen = choose_queues(target.app, queues, excluded)
     waiting = dropped = 0
     if target.exists:
         counts = target.store.broker.counts()

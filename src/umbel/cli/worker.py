@@ -175,7 +175,7 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
     """Run the worker; its exit code."""
     target = asked.load()
     app = target.app
-    queues = choose_queues(wishes.queues, wishes.excluded, app.conf.task_default_queue)
+    queues = choose_queues(app, wishes.queues, wishes.excluded)
     from umbel.app.log import LogOptions, set_up_logging
     from umbel.worker.leases import NodeTaken
     from umbel.worker.supervisor import Options, Supervisor

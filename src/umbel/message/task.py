@@ -126,6 +126,28 @@ def encode(
     return _encode(Envelope(headers, text, properties, content_type, content_encoding))
 
 
+def encode_open(
+    headers: dict[str, Any],
+    body: bytes,
+    properties: dict[str, Any],
+    content_type: str,
+    content_encoding: str,
+) -> bytes:
+    """`encode` for headers and properties that hold more than the known ones.
+
+    `EncodeError` for a value that JSON has no form for, with its path from `headers` or
+    `properties` on.
+    """
+    text = binascii.b2a_base64(body, newline=False).decode("ascii")
+    return serializer.dumps({
+        "body": text,
+        "content-encoding": content_encoding,
+        "content-type": content_type,
+        "headers": headers,
+        "properties": {**properties, "body_encoding": "base64"},
+    })  # fmt: skip
+
+
 def decode_headers(payload: bytes | memoryview) -> Headers:
     """Only the headers, for whoever need not look at the arguments. `DecodeError` if unusable."""
     try:

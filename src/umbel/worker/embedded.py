@@ -107,7 +107,7 @@ class EmbeddedWorker:
         home_of: Callable[[str], App] | None = None,
     ) -> None:
         self.app = app
-        self.queues: Sequence[str] = tuple(queues) or (app.conf.task_default_queue,)
+        self.queues: Sequence[str] = tuple(queues) or tuple(app.amqp.queues.consume_from)
         self.next_due: float | None = None
         """Unix time at which the next delayed message becomes ready, as of the last claim."""
         self._home_of = home_of or (lambda _: app)

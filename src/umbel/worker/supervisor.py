@@ -70,7 +70,7 @@ class Supervisor:
         conf = app.conf
         self.app = app
         self.options = options
-        self.queues = tuple(options.queues) or (conf.task_default_queue,)
+        self.queues = tuple(options.queues) or tuple(app.amqp.queues.consume_from)
         self.slots = options.concurrency or conf.worker_concurrency or available_processors()
         if not 1 <= self.slots <= SLOTS:
             raise ImproperlyConfigured(
