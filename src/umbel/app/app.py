@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from umbel.app.options import SendOptions, TaskOptions
     from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
-    from umbel.engines.broker import Message
+    from umbel.engines.broker import HistoryEntry, Message
     from umbel.engines.results import ResultStore
     from umbel.engines.state import Engine
     from umbel.engines.waiting import ResultWaiter
@@ -523,6 +523,23 @@ class App:
         from umbel.result import ResultSet
 
         return ResultSet(results, app=self)
+
+    def history(
+        self,
+        *,
+        task: str | None = None,
+        id: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+    ) -> list[HistoryEntry]:
+        """How attempts at tasks ended, newest first.
+
+        All of them, or those of a task's name, of a task's id, of a state (`umbel.states`, and
+        LOST for an attempt whose process died).
+        The store keeps them for `history_expires` seconds, `history_limit` of them at most, also
+        for tasks whose results are ignored. `umbel result ID` shows those of one task.
+        """
+        return self.engine.state.history(task=task, id=id, state=state, limit=limit)
 
     @property
     def waiter(self) -> ResultWaiter:

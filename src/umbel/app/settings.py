@@ -104,7 +104,17 @@ class Settings(Configuration):
     """Serializers whose results are read; None: those of `accept_content`. That of
     `result_serializer` is read in any case."""
     result_expires: float | None = 86400.0
-    """How long results are kept; None: for ever."""
+    """How long results are kept; None or 0: for ever. Nothing has to clean up: an expired result
+    is as absent at once, and any live worker drops it from the store."""
+    result_failure_expires: float | None = None
+    """The same for results of failed tasks; None: as `result_expires`; 0: for ever."""
+    result_extended: bool = False
+    """Store with a result its task's name, arguments, worker, retries and queue."""
+    history_expires: float | None = 7 * 86400.0
+    """How long the store tells how attempts ended (`App.history`); None: for ever."""
+    history_limit: int | None = 1_000_000
+    """How many ended attempts it tells of, the newest; None: no bound. The memory engine keeps
+    10,000 at most."""
     security_hmac_key: str | bytes | Sequence[str | bytes] | None = None
     """A secret of 32 bytes or more that all producers and workers share: messages are signed with
     it, headers and queue included, and what is not signed so becomes a dead letter. Of several

@@ -136,14 +136,24 @@ class StateStore(Protocol):
         """Delete dead letters for good; how many were there."""
         ...
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
-        """Ended attempts, newest first."""
+    def history(
+        self,
+        *,
+        task: str | None = None,
+        id: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+    ) -> list[HistoryEntry]:
+        """Ended attempts, newest first: all, or those of a task's name, an id, a state."""
         ...
 
-    def keep_house(self) -> bool:
+    def keep_house(
+        self, *, history_age: float | None = None, history_rows: int | None = None
+    ) -> bool:
         """Drop what has outlived its time (results, history, revocations), a bounded step.
 
-        True if there is more to drop.
+        Of the history those entries go that are older than `history_age` seconds, and all but
+        the newest `history_rows`; None: no bound of that kind. True if there is more to drop.
         """
         ...
 

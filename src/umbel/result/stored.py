@@ -16,6 +16,7 @@ from umbel.exceptions import (
     ImproperlyConfigured,
     TaskRevokedError,
 )
+from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -97,8 +98,7 @@ def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
 
     now = clock.time()
     record = message.describe_exception(TaskRevokedError("revoked"))
-    keep = app.conf.result_expires
-    expires = None if keep is None else now + keep
+    expires = expiry(app.conf, states.REVOKED, now)
     results = [
         StoredResult(
             id,

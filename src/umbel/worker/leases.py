@@ -128,6 +128,7 @@ class LeaseKeeper(threading.Thread):
         super().__init__(name="umbel-lease", daemon=True)
         self._incarnation = incarnation
         self._engine = engine
+        self._conf = app.conf
         self._judge = Judge(app, engine)
         self._every = lease / RENEWALS
         self._on_lost = on_lost
@@ -159,7 +160,10 @@ class LeaseKeeper(threading.Thread):
             self._judge.look(self._incarnation.number)
             self._next_look = now + min(LOOK_EVERY, self._every)
         if now >= self._next_house:
-            more = self._engine.state.keep_house()
+            conf = self._conf
+            more = self._engine.state.keep_house(
+                history_age=conf.history_expires, history_rows=conf.history_limit
+            )
             self._next_house = now + (HOUSE_PAUSE if more else HOUSE_EVERY)
         next_turn = min(self._next_renewal, self._next_look, self._next_house)
         return max(0.0, next_turn - time.monotonic())

@@ -28,6 +28,7 @@ from umbel.exceptions import (
 from umbel.message import result as result_message
 from umbel.message.signing import sign
 from umbel.message.task import Headers
+from umbel.result.expiry import expiry
 
 logger = logging.getLogger("umbel.worker.request")
 
@@ -57,7 +58,7 @@ class Settler:
         state = STATES[outcome.ending]
         result = None
         if outcome.result is not None:
-            result = StoredResult(headers.id, state, outcome.result, self._expiry(now))
+            result = StoredResult(headers.id, state, outcome.result, expiry(self._conf, state, now))
         follow_ups: tuple[Message, ...] = ()
         if outcome.follow_up is not None:
             tag, due, payload = outcome.follow_up
@@ -182,7 +183,7 @@ class Settler:
                 parent_id=headers.parent_id,
                 form=self._app.result_format,
             )
-            result = StoredResult(headers.id, state, meta, self._expiry(now))
+            result = StoredResult(headers.id, state, meta, expiry(self._conf, state, now))
         entry = self._entry(delivery, headers, state, str(error))
         return Settlement(
             delivery.number, delivery.worker, delivery.attempt, end, result, (), entry
@@ -203,7 +204,3 @@ class Settler:
             headers.id, headers.task, delivery.queue, state, clock.time(), None, self._node,
             headers.retries or 0, error[:500],
         )  # fmt: skip
-
-    def _expiry(self, now: float) -> float | None:
-        expires = self._conf.result_expires
-        return None if expires is None else now + expires

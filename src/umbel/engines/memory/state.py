@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heappop
 from itertools import islice
-from typing import Final
 
 import msgspec
 
@@ -13,8 +12,6 @@ from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
 from umbel.engines.memory.store import Store
 from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
-
-HISTORY_AGE: Final = 7 * 86400.0
 
 
 class MemoryState:
@@ -157,13 +154,28 @@ class MemoryState:
         with self._store.lock:
             return sum(self._store.dead.pop(number, None) is not None for number in numbers)
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
+    def history(
+        self,
+        *,
+        task: str | None = None,
+        id: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+    ) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
         with self._store.lock:
-            chosen = (e for e in reversed(self._store.history) if id is None or e.id == id)
+            chosen = (
+                entry
+                for entry in reversed(self._store.history)
+                if task in {None, entry.task}
+                and id in {None, entry.id}
+                and state in {None, entry.state}
+            )
             return list(islice(chosen, limit))
 
-    def keep_house(self) -> bool:
+    def keep_house(
+        self, *, history_age: float | None = None, history_rows: int | None = None
+    ) -> bool:
         """Drop what has outlived its time; see the contract."""
         store = self._store
         now = clock.time()
@@ -175,6 +187,8 @@ class MemoryState:
                     del store.results[id]
             for id in [id for id, (_, until) in store.revoked.items() if until <= now]:
                 del store.revoked[id]
-            while store.history and store.history[0].at < now - HISTORY_AGE:
+            oldest = float("-inf") if history_age is None else now - history_age
+            rows = len(store.history) if history_rows is None else history_rows
+            while store.history and (len(store.history) > rows or store.history[0].at < oldest):
                 store.history.popleft()
         return False

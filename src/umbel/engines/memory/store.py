@@ -19,7 +19,7 @@ from umbel.engines.broker import Bury, Delivery, HistoryEntry, Message, StoredRe
 from umbel.engines.state import DeadLetter, WorkerRecord
 
 HISTORY_ROWS: Final = 10_000
-"""Ended attempts that are kept."""
+"""Most ended attempts that are kept, whatever the settings allow: memory is dear."""
 
 
 class Held(msgspec.Struct, gc=False):

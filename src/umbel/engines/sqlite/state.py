@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -17,14 +16,16 @@ from umbel.engines.sqlite.results import put_results
 from umbel.engines.sqlite.wake import Bell
 from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
 
-HISTORY_AGE: Final = 7 * 86400.0
-HISTORY_ROWS: Final = 1_000_000
-
 CLAIMS = """
 SELECT number, worker, attempt, queue, payload, priority, deliveries, suspect, unknown_since, early
 FROM message WHERE worker = ? ORDER BY number LIMIT ?
 """
 DEAD = "SELECT number, id, task, queue, reason, detail, at, deliveries"
+HISTORY = """
+SELECT id, task, queue, state, at, runtime, worker, retries, error FROM history
+WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR state = ?3)
+ORDER BY number DESC LIMIT ?4
+"""
 REPLAY = """
 INSERT INTO message (tag, queue, priority, published, payload)
 SELECT tag, queue, priority, ?, payload FROM dead WHERE number = ?
@@ -188,22 +189,26 @@ class SqliteState:
                 ).rowcount
         return done
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[HistoryEntry]:
+    def history(
+        self,
+        *,
+        task: str | None = None,
+        id: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+    ) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
-        where = "" if id is None else "WHERE id = ?"
-        values = (limit,) if id is None else (id, limit)
         rows = self._database.read(
-            lambda c: c.execute(
-                "SELECT id, task, queue, state, at, runtime, worker, retries, error "  # noqa: S608
-                f"FROM history {where} ORDER BY number DESC LIMIT ?",
-                values,
-            ).fetchall()
+            lambda c: c.execute(HISTORY, (task, id, state, limit)).fetchall()
         )
         return [HistoryEntry(*row) for row in rows]
 
-    def keep_house(self) -> bool:
+    def keep_house(
+        self, *, history_age: float | None = None, history_rows: int | None = None
+    ) -> bool:
         """Drop what has outlived its time; see the contract."""
         now = clock.time()
+        oldest = float("-inf") if history_age is None else now - history_age
         with self._database.write() as connection:
             execute = connection.execute
             results = execute(
@@ -213,10 +218,11 @@ class SqliteState:
             ).rowcount
             execute("DELETE FROM revocation WHERE until < ?", (now,))
             (newest,) = execute("SELECT max(number) FROM history").fetchone()
+            last = 0 if history_rows is None else (newest or 0) - history_rows
             entries = execute(
                 "DELETE FROM history WHERE number IN (SELECT number FROM history "
                 "ORDER BY number LIMIT ?) AND (at < ? OR number <= ?)",
-                (ROWS, now - HISTORY_AGE, (newest or 0) - HISTORY_ROWS),
+                (ROWS, oldest, last),
             ).rowcount
         self._checkpointer.count_commit()
         return ROWS in {results, entries}

@@ -316,13 +316,25 @@ class StateStoreContract(EngineContract):
         assert state.history(id="a") == [entries[2], entries[0]]
         assert state.history(id="a", limit=1) == [entries[2]]
         assert state.history(id="nobody") == []
+        assert state.history(task="app.mul") == [entries[1]]
+        assert state.history(task="app.mul", id="a") == []
+        ended = entry("d", state="REVOKED")
+        _end(engine, worker, ended)
+        assert state.history(state="REVOKED") == [ended]
+        assert state.history(task=ended.task, id="d", state="REVOKED", limit=5) == [ended]
 
     def test_keeping_house_drops_what_is_long_past(self, engine: Engine, worker: int) -> None:
         now = time.time()
         for id, age in (("old", 400 * DAY), ("new", 60.0)):
             _end(engine, worker, entry(id, at=now - age))
         engine.state.keep_house()
+        assert len(engine.state.history()) == 2  # no bound was given
+        engine.state.keep_house(history_age=DAY)
         assert [ended.id for ended in engine.state.history()] == ["new"]
+        for id in "abc":
+            _end(engine, worker, entry(id))
+        engine.state.keep_house(history_rows=2)
+        assert [ended.id for ended in engine.state.history()] == ["c", "b"]
 
     # --------------------------------------------------------------------------------- the engine
 

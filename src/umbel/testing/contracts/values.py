@@ -91,10 +91,16 @@ def result(
     return StoredResult(id, status, meta, expires)
 
 
-def entry(id: str = "task", *, at: float | None = None, task: str = "app.add") -> HistoryEntry:
+def entry(
+    id: str = "task",
+    *,
+    at: float | None = None,
+    task: str = "app.add",
+    state: str = "SUCCESS",
+) -> HistoryEntry:
     """An ended attempt, of now by default."""
     return HistoryEntry(
-        id=id, task=task, queue="q", state="SUCCESS", at=time.time() if at is None else at,
+        id=id, task=task, queue="q", state=state, at=time.time() if at is None else at,
         runtime=0.25, worker="celery@host", retries=1, error="oh",
     )  # fmt: skip
 

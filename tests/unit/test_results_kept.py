@@ -1,0 +1,239 @@
+"""What the store keeps of a task's end: results and their expiry, history, nothing if ignored."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from umbel import App, clock, exceptions
+from umbel.contrib.testing.worker import start_worker
+from umbel.engines.state import WorkerRecord
+from umbel.result import AsyncResult, many, single
+
+stores = itertools.count()
+DAY = 86400.0
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
+    memory = f"memory://kept-{next(stores)}"
+    url = memory if request.param == "memory" else f"sqlite:///{tmp_path}/queue.db"
+    app = App("kept", broker=url)
+
+    @app.task(name="add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task(name="fail")
+    def fail() -> None:
+        raise ValueError("no such luck")
+
+    yield app
+    clock.shift(0)
+    app.engine.close()
+
+
+@pytest.fixture
+def run(app: App) -> Callable[..., AsyncResult[Any]]:
+    """Send a task and work it off."""
+
+    def run(name: str, *args: Any, **options: Any) -> AsyncResult[Any]:
+        result = app.send_task(name, args, **options)
+        with start_worker(app, perform_ping_check=False):
+            app.ResultSet([result]).get(10, propagate=False)
+        return app.AsyncResult(result.id)
+
+    return run
+
+
+# -------------------------------------------------------------------------------------- expiry
+
+
+@pytest.mark.parametrize(
+    ("settings", "success", "failure"),
+    [
+        ({}, DAY, DAY),
+        ({"result_expires": 60}, 60, 60),
+        ({"result_expires": None}, None, None),
+        ({"result_expires": 0}, None, None),
+        ({"result_expires": 60, "result_failure_expires": 3600}, 60, 3600),
+        ({"result_expires": 60, "result_failure_expires": 0}, 60, None),
+    ],
+)
+def test_results_expire_without_a_janitor(
+    app: App,
+    run: Callable[..., AsyncResult[Any]],
+    settings: dict[str, Any],
+    success: float | None,
+    failure: float | None,
+) -> None:
+    app.conf.update(settings)
+    for result, kept in ((run("add", 1, 2), success), (run("fail"), failure)):
+        assert result.ready()
+        clock.shift((kept or 400 * DAY) - 5)
+        assert app.AsyncResult(result.id).exists()
+        clock.shift((kept or 800 * DAY) + 5)
+        assert app.AsyncResult(result.id).exists() == (kept is None)
+        clock.shift(0)
+    result = app.send_task("add")
+    result.revoke()
+    expires = app.engine.results.get([result.id])[result.id].expires
+    assert (expires is None) == (success is None)
+    assert expires is None or abs(expires - time.time() - (success or 0)) < 60
+
+
+# ------------------------------------------------------------------------------------- history
+
+
+def test_history_tells_how_attempts_ended(app: App, run: Callable[..., AsyncResult[Any]]) -> None:
+    added, ignored, failed = run("add", 1, 2), run("add", 3, 4, task_id="x"), run("fail")
+    assert [entry.id for entry in app.history()] == [failed.id, ignored.id, added.id]
+    (entry,) = app.history(task="fail")
+    assert (entry.id, entry.state, entry.queue) == (failed.id, "FAILURE", "celery")
+    assert entry.error == "ValueError: no such luck"
+    assert [entry.id for entry in app.history(state="SUCCESS", limit=1)] == [ignored.id]
+    assert [entry.id for entry in app.history(id=added.id)] == [added.id]
+
+
+def test_history_is_kept_for_a_time_and_a_number(
+    app: App, run: Callable[..., AsyncResult[Any]]
+) -> None:
+    """A live worker drops what is older, or beyond the number."""
+
+    def wait_for(ids: list[str]) -> None:
+        end = time.monotonic() + 10
+        while [entry.id for entry in app.history(task="add")] != ids:
+            assert time.monotonic() < end, app.history(task="add")
+            time.sleep(0.01)
+
+    for id in "abc":
+        run("add", 1, 2, task_id=id)
+    app.conf.history_limit = 2
+    with start_worker(app, perform_ping_check=False):
+        wait_for(["c", "b"])
+    app.conf.history_expires = 100.0
+    clock.shift(50.0)
+    run("add", 1, 2, task_id="d")
+    clock.shift(125.0)
+    with start_worker(app, perform_ping_check=False):
+        wait_for(["d"])
+
+
+# ------------------------------------------------------------------------------ ignored results
+
+
+def test_an_ignored_result_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row and no wake-up: what is committed at the end does not mention results."""
+    app = App("ignored", broker=f"sqlite:///{tmp_path}/queue.db")
+
+    @app.task(name="add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    statements: list[str] = []
+    connect = sqlite3.connect
+
+    def trace(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", trace)
+
+    def settle(*, ignore: bool) -> tuple[list[str], bool]:
+        """What is written when a task ends, and whether whoever waits for results is woken."""
+        number = app.engine.state.register(WorkerRecord("w@h", "h", 1, ("celery",), 1, 30.0))
+        app.engine.state.unregister(number)
+        sent = add.apply_async((1, 2), ignore_result=ignore)
+        waker = app.engine.results.listen()
+        statements.clear()
+        with start_worker(app, perform_ping_check=False):
+            end = time.monotonic() + 10
+            while not app.history(id=sent.id):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        import select
+
+        woken = bool(select.select([waker], [], [], 0)[0])
+        waker.close()
+        return [s for s in statements if s.lstrip().startswith("INSERT INTO result")], woken
+
+    written, woken = settle(ignore=True)
+    assert (written, woken) == ([], False)
+    written, woken = settle(ignore=False)
+    assert len(written) == 1
+    assert woken
+    app.engine.close()
+
+
+# ----------------------------------------------------------------------------- nobody at work
+
+
+def test_waiting_warns_when_nobody_works(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    record = WorkerRecord("other@here", "here", 1, ("mail", "slow"), 1, 30.0)
+    app.engine.state.register(record)
+    result = app.send_task("add", (1, 2), queue="fast")
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING), pytest.raises(exceptions.TimeoutError) as raised:
+        result.get(2.1)
+    assert time.monotonic() - start < 3
+    (line,) = caplog.messages
+    for words in (
+        f"Task {result.id} waits", "'fast'", app.engine.name, "other@here serves mail, slow",
+        f"umbel -A {app.module} worker -Q fast",
+    ):  # fmt: skip
+        assert words in line
+    assert "worker -Q fast" in str(raised.value)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (single, many):
+        monkeypatch.setattr(module, "QUIET_AFTER", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_coroutines_and_sets_warn_once(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    several = app.ResultSet([app.send_task("add", (n, n)) for n in range(3)])
+
+    async def wait_for_all() -> None:
+        waits = (several[0].aget(0.2), several.aget(0.2))
+        for error in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(error, exceptions.TimeoutError)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(wait_for_all())
+        assert len(caplog.messages) == 2
+        with pytest.raises(exceptions.TimeoutError):
+            several.get(0.2)
+    assert len(caplog.messages) == 3
+    assert all("Live workers: none" in line for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_waiting_is_quiet_while_somebody_works(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    app.engine.state.register(WorkerRecord("w@here", "here", 1, ("celery",), 1, 30.0))
+    result = app.send_task("add", (1, 2))
+    with pytest.raises(exceptions.TimeoutError, match="It goes on"):
+        result.get(0.2)
+    assert caplog.messages == []
+
+
+def test_a_task_that_nobody_knows_ends_with_the_nearest_name(app: App) -> None:
+    app.conf.task_unknown_timeout = 0.1
+    result = app.send_task("ad", (1, 2))
+    with (
+        start_worker(app, perform_ping_check=False),
+        pytest.raises(exceptions.NotRegistered, match=r"'ad'.*nearest.*'add'"),
+    ):
+        result.get(10)
+    (letter,) = app.engine.state.dead_letters()
+    assert (letter.id, letter.task, letter.reason) == (result.id, "ad", "unknown")
