@@ -26,7 +26,7 @@ DAY = 86400.0
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
     memory = f"memory://kept-{next(stores)}"
     url = memory if request.param == "memory" else f"sqlite:///{tmp_path}/queue.db"
-    app = App("kept", broker=url)
+    app = App("kept", broker=url, backend="broker")
 
     @app.task(name="add")
     def add(x: int, y: int) -> int:
@@ -132,7 +132,7 @@ def test_history_is_kept_for_a_time_and_a_number(
 
 def test_an_ignored_result_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row and no wake-up: what is committed at the end does not mention results."""
-    app = App("ignored", broker=f"sqlite:///{tmp_path}/queue.db")
+    app = App("ignored", broker=f"sqlite:///{tmp_path}/queue.db", backend="broker")
 
     @app.task(name="add")
     def add(x: int, y: int) -> int:

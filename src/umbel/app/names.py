@@ -303,7 +303,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             result_chord_retry_interval=1.0,
             result_chord_join_timeout=3.0,
         ),
-        **_rows("later", "comes with results that expire by state", result_failure_expires=None),
         **_rows("later", "comes with extended results", result_extended=False),
         **_rows(
             "no effect",

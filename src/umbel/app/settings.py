@@ -108,8 +108,6 @@ class Settings(Configuration):
     is as absent at once, and any live worker drops it from the store."""
     result_failure_expires: float | None = None
     """The same for results of failed tasks; None: as `result_expires`; 0: for ever."""
-    result_extended: bool = False
-    """Store with a result its task's name, arguments, worker, retries and queue."""
     history_expires: float | None = 7 * 86400.0
     """How long the store tells how attempts ended (`App.history`); None: for ever."""
     history_limit: int | None = 1_000_000
