@@ -26,6 +26,7 @@ from umbel.exceptions import EncodeError, NotRegistered
 from umbel.message import task as task_message
 from umbel.message.result import format_traceback
 from umbel.result import EagerResult
+from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
     from umbel.app.app import App
@@ -101,9 +102,8 @@ class EagerPipeline(Pipeline):
         return bool(stored) and super()._stores(steps, request, failed=failed)
 
     def _store(self, id: str, outcome: Outcome, meta: bytes) -> None:
-        expires = self._app.conf.result_expires
-        until = None if expires is None else clock.time() + expires
         state = STATES.get(outcome.ending, states.RETRY)
+        until = expiry(self._app.conf, state, clock.time())
         self._app.results.put([StoredResult(id, state, meta, until)])
 
 

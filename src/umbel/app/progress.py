@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from umbel import clock
 from umbel.engines.broker import StoredResult
 from umbel.message.result import encode_state
+from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
     from umbel.app.app import App
@@ -26,6 +27,5 @@ def store_state(app: App, id: str, state: str, value: Any, request: Request | No
     meta = encode_state(
         id, state, value, now, parent_id=parent_id, group_id=group_id, form=app.result_format
     )
-    expires = app.conf.result_expires
-    stored = StoredResult(id, state, meta, None if expires is None else now + expires)
+    stored = StoredResult(id, state, meta, expiry(app.conf, state, now))
     app.results.put([stored], timeout=app.conf.task_publish_timeout)
