@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import pickle
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from umbel import App, clock, exceptions
 from umbel.contrib.testing.worker import start_worker
 from umbel.engines.state import WorkerRecord
 from umbel.result import AsyncResult, many, single
+from umbel.result.frames import remote_frames
 
 stores = itertools.count()
 DAY = 86400.0
@@ -237,3 +239,68 @@ def test_a_task_that_nobody_knows_ends_with_the_nearest_name(app: App) -> None:
         result.get(10)
     (letter,) = app.engine.state.dead_letters()
     assert (letter.id, letter.task, letter.reason) == (result.id, "ad", "unknown")
+
+
+# ------------------------------------------------------------------------------- extended metas
+
+
+def test_extended_results_tell_of_the_call(app: App, run: Callable[..., AsyncResult[Any]]) -> None:
+    plain = run("add", 1, 2)
+    assert (plain.name, plain.args, plain.kwargs, plain.worker, plain.retries, plain.queue) == (
+        (None,) * 6
+    )
+    app.conf.result_extended = True
+    added, failed = run("add", 1, 2), run("fail")
+    assert (added.name, added.args, added.kwargs, added.retries) == ("add", [1, 2], {}, 0)
+    assert added.queue == "celery"
+    assert added.worker
+    assert (failed.name, failed.args, failed.state) == ("fail", [], "FAILURE")
+    expired = run("add", 1, 2, expires=-1)
+    assert (expired.state, expired.name, expired.args) == ("REVOKED", "add", None)
+
+
+def test_what_a_task_sends_are_its_children(app: App) -> None:
+    @app.task(name="parent")
+    def parent() -> None:
+        app.tasks["add"].delay(1, 2)
+        app.tasks["add"].delay(3, 4)
+
+    result = app.send_task("parent")
+    with start_worker(app, perform_ping_check=False):
+        result.get(10)
+        children = result.children
+        assert children is not None
+        assert [child.get(10) for child in children] == [3, 7]
+
+
+def test_remote_tracebacks(app: App, run: Callable[..., AsyncResult[Any]]) -> None:
+    """The error is raised with stand-ins for the frames of the task."""
+    failed = run("fail")
+    with pytest.raises(ValueError, match="no such luck") as raised:
+        failed.get()
+    assert raised.traceback[-1].name == "_value"
+    assert "no such luck" in raised.value.__notes__[0]
+    app.conf.task_remote_tracebacks = True
+    with pytest.raises(ValueError, match="no such luck") as raised:
+        failed.get()
+    frame = raised.value.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    assert frame is not None
+    code = frame.tb_frame.f_code
+    assert (code.co_name, code.co_filename) == ("fail", __file__)
+    assert 'raise ValueError("no such luck")' in Path(__file__).read_text().splitlines()[
+        frame.tb_lineno - 1
+    ]  # fmt: skip
+    assert not hasattr(raised.value, "__notes__")
+    assert remote_frames("no traceback at all") is None
+
+
+def test_a_result_without_an_app_is_the_current_ones(app: App) -> None:
+    app.set_current()
+    result = app.send_task("add", (1, 2))
+    assert AsyncResult[int](result.id).app is app
+    back = pickle.loads(pickle.dumps(result))
+    assert back == result
+    assert back.app is app
+    assert back.ignored is False

@@ -24,6 +24,7 @@ from typing import (
 )
 from weakref import WeakSet
 
+from umbel._state import current_request
 from umbel.app.current import State
 from umbel.app.location import locate_store
 from umbel.app.naming import importable_name, main_module
@@ -454,7 +455,14 @@ class App:
             from umbel.app.parcel import try_again
 
             try_again(self, (message,), {}, end, error)
-        return AsyncResult(message.id, app=self, queue=message.queue, ignored=ignored)
+        result: Result[Any] = AsyncResult(
+            message.id, app=self, queue=message.queue, ignored=ignored
+        )
+        if current_request.get() is not None:
+            from umbel.app.request import add_child
+
+            add_child(result)
+        return result
 
     async def apublish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:
         """`publish` for coroutines; concurrent calls travel in one batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from umbel import _state
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -44,3 +45,6 @@ def current_app_of(name: str) -> App:
             "Django, import it in the project's __init__.py."
         )
     return app
+
+
+_state.find_app = current_app_of

@@ -109,11 +109,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_reject_on_worker_lost=None,
             task_retry_on_worker_lost=False,
         ),
-        **_rows(
-            "no effect",
-            "the worker's traceback is always part of the error that get() raises",
-            task_remote_tracebacks=False,
-        ),
         **_rows("later", "comes with redacted arguments", task_repr_maxlevels=3),
         **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
         **_rows(
@@ -303,7 +298,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             result_chord_retry_interval=1.0,
             result_chord_join_timeout=3.0,
         ),
-        **_rows("later", "comes with extended results", result_extended=False),
         **_rows(
             "no effect",
             "results are written in the step that settles their task, in the broker's own store",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from umbel._state import current_request
 from umbel.app.carried import carry
 from umbel.app.checks import NOTHING_SENT, check_priority
 from umbel.app.payload import seal, write_body
+from umbel.app.request import add_child
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, OperationalError
 from umbel.message import task as task_message
@@ -217,10 +219,14 @@ def conclude(app: App, message: Message, *, ignored: bool) -> AsyncResult[Any]:
     """Once a message is safe: tell who wants to know, and make its result."""
     from umbel.result import AsyncResult
 
-    kind = options_of(message).get("result_cls") or AsyncResult
+    options = options_of(message)
+    kind = options.get("result_cls") or AsyncResult
     if isinstance(message, Parcel):
         announce(message)
-    return kind(message.id, app=app, queue=message.queue, ignored=ignored)
+    result: AsyncResult[Any] = kind(message.id, app=app, queue=message.queue, ignored=ignored)
+    if options.get("add_to_parent", True) and current_request.get() is not None:
+        add_child(result)
+    return result
 
 
 def options_of(message: Message) -> Mapping[str, Any]:

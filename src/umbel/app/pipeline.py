@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from umbel import clock, states
 from umbel.app.outcome import Outcome
+from umbel.app.progress import describe_request
 from umbel.app.request import Request, RetryPlan, current
 from umbel.app.steps import Steps, retry_automatically
 from umbel.app.trace import log_failure, log_flow, log_retry, log_success
@@ -58,6 +59,7 @@ class Pipeline:
         self._accept = content_types(app.conf.accept_content)
         self._limit = app.conf.task_max_message_bytes
         self._form = app.result_format
+        self._extended = app.conf.result_extended
         self._drops_results = not app.keeps_results
         self._steps: dict[str, Steps] = {}
 
@@ -172,6 +174,7 @@ class Pipeline:
                 clock.time(),
                 parent_id=headers.parent_id,
                 children=_children_of(request),
+                extended=describe_request(request) if self._extended else None,
                 form=self._form,
             )
             if len(meta) > self._limit:
@@ -225,6 +228,7 @@ class Pipeline:
                 format_traceback(cause),
                 status=states.RETRY,
                 parent_id=request.parent_id,
+                extended=describe_request(request) if self._extended else None,
                 form=self._form,
             )
         return Outcome(0, "retry", result=meta, follow_up=follow_up, error=summary)
@@ -242,6 +246,7 @@ class Pipeline:
             format_traceback(error),
             parent_id=request.parent_id,
             children=_children_of(request),
+            extended=describe_request(request) if self._extended else None,
             form=self._form,
         )
 

@@ -14,6 +14,7 @@ from umbel.message.task import Headers
 
 if TYPE_CHECKING:
     from umbel.app.task import Task
+    from umbel.result import AsyncResult
 
 KNOWN_HEADERS: Final = frozenset({*Headers.__struct_fields__, "compression"})
 """The message's own headers; all others are the user's."""
@@ -270,3 +271,18 @@ class Request:
 
 current: ContextVar[Request | None] = current_request
 """The request of the task that runs in this context."""
+
+
+CHILDREN: Final = 1000
+"""How many of the tasks that a run sends it keeps the trail of, so that a task which sends a
+million neither holds nor stores a million results."""
+
+
+def add_child(result: AsyncResult[Any]) -> None:
+    """Count a task that was sent among the children of the run that sends it."""
+    request = current.get()
+    if request is None or request.called_directly:
+        return
+    owner = request.owner
+    if (owner is None or owner.trail) and len(request.children) < CHILDREN:
+        request.children.append(result)

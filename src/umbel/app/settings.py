@@ -108,6 +108,11 @@ class Settings(Configuration):
     is as absent at once, and any live worker drops it from the store."""
     result_failure_expires: float | None = None
     """The same for results of failed tasks; None: as `result_expires`; 0: for ever."""
+    result_extended: bool = False
+    """Store with a result its task's name, arguments, worker, retries and queue, and its stamps."""
+    task_remote_tracebacks: bool = False
+    """An error that `get` raises has the frames of its task, where the worker raised it, for
+    debuggers and error trackers. Off: they are a note of the error, which shows them as well."""
     history_expires: float | None = 7 * 86400.0
     """How long the store tells how attempts ended (`App.history`); None: for ever."""
     history_limit: int | None = 1_000_000

@@ -187,6 +187,7 @@ def encode_state(
     *,
     parent_id: str | None = None,
     group_id: str | None = None,
+    extended: Extended | None = None,
     form: Format = PLAIN,
 ) -> bytes:
     """Write the meta of a state that a task gives itself, with a value of its own.
@@ -198,9 +199,10 @@ def encode_state(
         value = describe_exception(value)
     done_at = at if state in states.READY_STATES else None
     if form is not PLAIN:
-        fields = _fields(state, value, None, done_at, task_id, parent_id, group_id, (), None)
+        fields = _fields(state, value, None, done_at, task_id, parent_id, group_id, (), extended)
         return write(fields, form)
-    return _assemble(state, dumps(value, "meta"), None, done_at, task_id, parent_id, group_id, ())
+    data = _assemble(state, dumps(value, "meta"), None, done_at, task_id, parent_id, group_id, ())
+    return data if extended is None else _extend(data, extended)
 
 
 def decode(data: bytes | memoryview, form: Format = PLAIN) -> Meta:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from umbel import clock, states
+from umbel import _state, clock, states
 from umbel.exceptions import (
     BackendGetMetaError,
     ContentDisallowed,
@@ -34,8 +34,14 @@ MetaDict = dict[str, Any]
 
 
 def current_app() -> App:
-    """The app that a result belongs to when none is named."""
-    raise ImproperlyConfigured("A result needs its app: AsyncResult(id, app=app).")
+    """The app that a result belongs to when none is named: the current one."""
+    if _state.find_app is None:
+        raise ImproperlyConfigured(
+            "A result needs its app, and this process has made none: import the module that makes "
+            "it, or write AsyncResult(id, app=app)."
+        )
+    app: App = _state.find_app("A result")
+    return app
 
 
 def result_store(app: App) -> ResultStore:
@@ -64,7 +70,15 @@ def stored_value(app: App, meta: Meta) -> object:
 
     error = message.restore_exception(meta.result, known_exceptions(app))
     if meta.traceback:
-        error.add_note(f"In the worker:\n{meta.traceback}")
+        frames = None
+        if app.conf.task_remote_tracebacks:
+            from umbel.result.frames import remote_frames
+
+            frames = remote_frames(meta.traceback)
+        if frames is None:
+            error.add_note(f"In the worker:\n{meta.traceback}")
+        else:
+            error.__traceback__ = frames
     return error
 
 

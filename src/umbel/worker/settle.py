@@ -26,6 +26,7 @@ from umbel.exceptions import (
     WorkerLostError,
 )
 from umbel.message import result as result_message
+from umbel.message.result import Extended
 from umbel.message.signing import sign
 from umbel.message.task import Headers
 from umbel.result.expiry import expiry
@@ -181,6 +182,7 @@ class Settler:
                 traceback,
                 status=state,
                 parent_id=headers.parent_id,
+                extended=self._describe(delivery, headers) if self._conf.result_extended else None,
                 form=self._app.result_format,
             )
             result = StoredResult(headers.id, state, meta, expiry(self._conf, state, now))
@@ -188,6 +190,13 @@ class Settler:
         return Settlement(
             delivery.number, delivery.worker, delivery.attempt, end, result, (), entry
         )
+
+    def _describe(self, delivery: Delivery, headers: Headers) -> Extended:
+        """What `result_extended` stores; the arguments are never read here."""
+        return {
+            "name": headers.task, "args": None, "kwargs": None, "worker": self._node,
+            "retries": headers.retries or 0, "queue": delivery.queue,
+        }  # fmt: skip
 
     def _ignores(self, headers: Headers) -> bool:
         if not self._app.keeps_results:
