@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Project, read_until_ready
-from umbel.engines.broker import HistoryEntry
+from tests.cli.conftest import TASKS, Project, read_until_ready
+from umbel.engines.broker import HistoryEntry, StoredResult
 from umbel.message import task as task_message
+
+ROUTED = """
+from umbel import Exchange, Queue
+
+app.conf.task_queues = [Queue("outbox", Exchange("mail"), routing_key="out")]
+"""
 
 
 def stored(project: Project, id: str) -> task_message.Task:
@@ -39,6 +45,36 @@ def test_arguments(
     id = project.say("call", "tasks.add", *words).strip()
     message = stored(project, id)
     assert (message.args, message.kwargs) == (args, kwargs)
+
+
+def test_celerys_options(project: Project) -> None:
+    project.write("tasks.py", TASKS + ROUTED)
+    line = ["-a", "[1, 2]", "--exchange", "mail", "--routing-key", "out", "--serializer", "yaml"]
+    id = project.say("call", "tasks.add", *line).strip()
+    with project.engine() as engine:
+        (message,) = engine.broker.browse(id=id)
+    assert message.queue == "outbox"
+    assert task_message.decode_headers(message.payload).task == "tasks.add"
+    assert b'"content-type":"application/x-yaml"' in message.payload.replace(b": ", b":")
+    assert "No queue is bound" in project.refuse(
+        "call", "tasks.add", "1", "2", "--exchange", "mail", "--routing-key", "nowhere", code=64
+    )
+    assert project.ask("result", id, "-t", "tasks.add")["task"] == "tasks.add"
+    wrong = project.refuse("result", id, "--task", "tasks.greet", code=1)
+    assert f"{id} is of the task tasks.add, not of tasks.greet" in wrong
+
+
+def test_progress_and_arguments_are_shown(project: Project) -> None:
+    extended = {"name": "tasks.add", "args": [1, 2], "kwargs": {}, "worker": "w@h"}
+    fields: dict[str, Any] = {"status": "PROGRESS", "result": {"done": 3}, "traceback": None, "children": [],
+              "date_done": None, "task_id": "x", "retries": 0, "queue": "celery"}  # fmt: skip
+    with project.engine() as engine:
+        meta = json.dumps({**fields, **extended}).encode()
+        engine.results.put([StoredResult("x", "PROGRESS", meta)])
+    shown = project.say("result", "x")
+    for line in ("task    tasks.add", "state   PROGRESS", "args    [1, 2]", 'meta    {"done": 3}'):
+        assert line in shown
+    assert project.ask("result", "x")["args"] == [1, 2]
 
 
 def test_options(project: Project) -> None:

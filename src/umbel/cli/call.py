@@ -112,7 +112,10 @@ def _read_json(text: str | None, example: str) -> Any:
     metavar="TIME",
     help="Drop it if it has not started: seconds, or a time.",
 )
+@click.option("--serializer", metavar="NAME", help="What to write the arguments in.")
 @click.option("--queue", metavar="NAME")
+@click.option("--exchange", metavar="NAME", help="Send it to an exchange, with --routing-key.")
+@click.option("--routing-key", metavar="KEY", help="Which of the exchange's queues get it.")
 @click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
 @click.option("--task-id", metavar="ID", help="The id, instead of a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end and print its result.")
@@ -142,7 +145,8 @@ def call(
     if doubled:
         raise click.UsageError(f"{min(doubled)!r} is given twice, in --kwargs and alone.")
     target = asked.load_store()
-    result = send(target, name, [*args, *more_args], {**kwargs, **more_kwargs}, options)
+    given = {option: value for option, value in options.items() if value is not None}
+    result = send(target, name, [*args, *more_args], {**kwargs, **more_kwargs}, given)
     if wait:
         if not asked.as_json:
             click.echo(result.id, err=True)
@@ -182,13 +186,19 @@ def send(
     target: Target, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> AsyncResult[Any]:
     """Send a task, with a warning if the app does not know it."""
+    from umbel.exceptions import QueueNotFound
+
     task = target.app.tasks.get(name)
     try:
         if task is not None:
             return task.apply_async(args, kwargs, **options)
         click.echo(_warn(target, name), err=True)
         return target.app.send_task(name, args, kwargs, **options)
-    except (TypeError, ValueError) as error:  # arguments that do not fit or cannot be sent
+    except (
+        TypeError,
+        ValueError,
+        QueueNotFound,
+    ) as error:  # arguments that do not fit or cannot be sent
         raise Refusal(str(error), USAGE) from error
 
 

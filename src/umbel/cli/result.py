@@ -29,12 +29,20 @@ UNKNOWN = "UNKNOWN"
 
 @click.command()
 @click.argument("id")
+@click.option("-t", "--task", metavar="NAME", help="Of which task it has to be.")
 @click.option("--traceback", is_flag=True, help="Show the traceback of a failed task too.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end.")
 @click.option("--timeout", type=float, metavar="S", help="Wait no longer.")
 @common_options
 @click.pass_context
-def result(ctx: click.Context, id: str, traceback: bool, wait: bool, timeout: float | None) -> int:
+def result(
+    ctx: click.Context,
+    id: str,
+    task: str | None,
+    traceback: bool,
+    wait: bool,
+    timeout: float | None,
+) -> int:
     """Show what became of a task, or where it is.
 
     With --wait the exit code is 1 if the task failed.
@@ -52,6 +60,8 @@ def result(ctx: click.Context, id: str, traceback: bool, wait: bool, timeout: fl
     from umbel import states
 
     report = look(target, id)
+    if task is not None and report["task"] not in {None, task}:
+        raise Refusal(f"{id} is of the task {report['task']}, not of {task}.")
     if wait and report["state"] not in states.READY_STATES:
         await_end(target, id, report, timeout)
         report = look(target, id)
@@ -65,7 +75,8 @@ def result(ctx: click.Context, id: str, traceback: bool, wait: bool, timeout: fl
 
 def _empty(target: Target, id: str) -> dict[str, Any]:
     return {
-        "store": target.store.name, "id": id, "state": UNKNOWN, "task": None, "result": None,
+        "store": target.store.name, "id": id, "state": UNKNOWN, "task": None, "args": None,
+        "kwargs": None, "result": None,
         "error": None, "traceback": None, "ended": None, "messages": [], "attempts": [],
         "dead_letter": None,
     }  # fmt: skip
@@ -100,6 +111,8 @@ def look(target: Target, id: str) -> dict[str, Any]:
         except (DecodeError, SecurityError) as error:
             raise Refusal(f"The stored result of {id} cannot be read: {error}") from error
         report["ended"] = done
+        report["task"] = report["task"] or meta.name
+        report["args"], report["kwargs"] = meta.args, meta.kwargs
         if stored.status in states.EXCEPTION_STATES:
             failure = result_message.restore_exception(meta.result, {})
             report["error"] = {"type": type(failure).__qualname__, "message": str(failure)}
@@ -192,13 +205,16 @@ def show(target: Target, report: dict[str, Any], *, traceback: bool) -> None:
     from umbel import states
 
     error, letter = report["error"], report["dead_letter"]
-    value = describe_value(report["result"]) if report["state"] == states.SUCCESS else None
+    value = None if report["result"] is None else describe_value(report["result"])
+    ended = report["state"] == states.SUCCESS
     print_pairs(
         [
             ("id", report["id"]),
             ("task", report["task"]),
             ("state", report["state"]),
-            ("result", value),
+            *((name, report[name] and describe_value(report[name])) for name in ("args", "kwargs")),
+            ("result", (value or "null") if ended else None),
+            ("meta", None if ended else value),
             ("error", error and f"{error['type']}: {error['message']}"),
             ("ended", report["ended"] and describe_moment(report["ended"])),
             *(("where", _describe_place(target, place)) for place in report["messages"]),
