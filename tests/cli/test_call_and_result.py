@@ -66,8 +66,10 @@ def test_celerys_options(project: Project) -> None:
 
 def test_progress_and_arguments_are_shown(project: Project) -> None:
     extended = {"name": "tasks.add", "args": [1, 2], "kwargs": {}, "worker": "w@h"}
-    fields: dict[str, Any] = {"status": "PROGRESS", "result": {"done": 3}, "traceback": None, "children": [],
-              "date_done": None, "task_id": "x", "retries": 0, "queue": "celery"}  # fmt: skip
+    fields: dict[str, Any] = {
+        "status": "PROGRESS", "result": {"done": 3}, "traceback": None, "children": [],
+        "date_done": None, "task_id": "x", "retries": 0, "queue": "celery",
+    }  # fmt: skip
     with project.engine() as engine:
         meta = json.dumps({**fields, **extended}).encode()
         engine.results.put([StoredResult("x", "PROGRESS", meta)])

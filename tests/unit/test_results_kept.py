@@ -304,3 +304,14 @@ def test_a_result_without_an_app_is_the_current_ones(app: App) -> None:
     assert back == result
     assert back.app is app
     assert back.ignored is False
+
+
+def test_a_task_that_waits_for_another_fails_and_says_why(
+    app: App, run: Callable[..., AsyncResult[Any]]
+) -> None:
+    @app.task(name="waits")
+    def waits() -> Any:
+        return app.tasks["add"].delay(1, 2).get(timeout=5)
+
+    with pytest.raises(RuntimeError, match=r"Never call result.get\(\) within a task!"):
+        run("waits").get()
