@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from umbel.app import App, AsyncTask, Task
+    from umbel.app import (
+        App,
+        AsyncTask,
+        Task,
+        app_or_default,
+        bugreport,
+        current_app,
+        current_task,
+        shared_task,
+        uuid,
+    )
     from umbel.app import App as Celery
     from umbel.app.queues import Exchange, Queue, binding
     from umbel.result import AsyncResult
 
-__version__ = "0.1.0"
+SERIES = "umbel"
+"""The name of this series of releases."""
 __all__ = [
+    "SERIES",
+    "VERSION",
+    "VERSION_BANNER",
     "App",
     "AsyncResult",
     "AsyncTask",
@@ -20,18 +34,49 @@ __all__ = [
     "Queue",
     "Task",
     "__version__",
+    "app_or_default",
     "binding",
+    "bugreport",
+    "current_app",
+    "current_task",
+    "shared_task",
+    "uuid",
+    "version_info",
 ]
 
+
+class version_info(NamedTuple):  # noqa: N801  (as sys.version_info)
+    """The parts of `__version__`."""
+
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str = ""
+    serial: str = ""
+
+
+VERSION = version_info(0, 1, 0)
+__version__ = f"{VERSION.major}.{VERSION.minor}.{VERSION.micro}"
+VERSION_BANNER = f"{__version__} ({SERIES})"
+
 _HOMES = {
-    "App": ("umbel.app", "App"),
-    "Celery": ("umbel.app", "App"),
-    "AsyncTask": ("umbel.app", "AsyncTask"),
-    "Task": ("umbel.app", "Task"),
-    "Exchange": ("umbel.app.queues", "Exchange"),
-    "Queue": ("umbel.app.queues", "Queue"),
-    "binding": ("umbel.app.queues", "binding"),
+    **{name: ("umbel.app.queues", name) for name in ("Exchange", "Queue", "binding")},
     "AsyncResult": ("umbel.result", "AsyncResult"),
+    "Celery": ("umbel.app", "App"),
+    **{
+        name: ("umbel.app", name)
+        for name in (
+            "App",
+            "AsyncTask",
+            "Task",
+            "app_or_default",
+            "bugreport",
+            "current_app",
+            "current_task",
+            "shared_task",
+            "uuid",
+        )
+    },
 }
 
 

@@ -13,27 +13,36 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Final,
     Literal,
+    NoReturn,
     ParamSpec,
     Protocol,
+    Self,
     TypeAlias,
     TypeVar,
     Unpack,
     overload,
 )
-from weakref import WeakSet
+from weakref import ref
 
 from umbel._state import current_request
-from umbel.app.current import State
+from umbel.app.current import State, apps, get_current_task, get_current_worker_task
+from umbel.app.discovery import Search, discover, import_task_modules
 from umbel.app.location import locate_store
 from umbel.app.naming import importable_name, main_module
+from umbel.app.refusals import ARGUMENTS, CLASSES, NAMES
 from umbel.app.registry import TaskRegistry
 from umbel.app.settings import Settings, UnreadSettings
-from umbel.app.task import AsyncTask, Task, make_task, stack_level
+from umbel.app.shared import Sharing, share, sharings
+from umbel.app.task import AsyncTask, Task, make_task, stack_level, warn_of_near_misses
 from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
+from umbel.signals import Signal
 
 if TYPE_CHECKING:
+    from datetime import datetime, tzinfo
+    from types import ModuleType, TracebackType
+
+    from umbel.app.connection import Connection
     from umbel.app.options import SendOptions, TaskOptions
     from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
@@ -50,9 +59,6 @@ R = TypeVar("R")
 AnyTask: TypeAlias = Task[..., Any]
 T = TypeVar("T", bound=AnyTask)
 TaskClass = TypeVar("TaskClass", bound=AnyTask)
-
-apps: Final[WeakSet[App]] = WeakSet()
-"""Every app of this process."""
 
 
 class Decorator(Protocol):
@@ -95,11 +101,16 @@ class App:
         config_source_silent: bool = False,
         namespace: str | None = None,
         set_as_current: bool = True,
-        task_cls: type[AnyTask] = Task,
+        task_cls: type[AnyTask] | None = None,
+        tasks: Mapping[str, AnyTask] | None = None,
+        include: Sequence[str] | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
         **settings: Any,
     ) -> None:
+        for refused in ARGUMENTS.keys() & settings.keys():
+            if settings.pop(refused):
+                raise ImproperlyConfigured(f"App(…) takes no {refused}: {ARGUMENTS[refused]}.")
         self.main = main
         self.namespace = namespace
         self.conf: Settings = UnreadSettings()
@@ -109,15 +120,21 @@ class App:
         for option, url in (("broker_url", broker), ("result_backend", backend)):
             if url is not None:
                 settings.setdefault(option, url)
+        if include is not None:
+            settings.setdefault("include", include)
         self.conf.update(changes, **settings)
+        self.conf.tell_when_read(self._configured)
         if config_source is not None:
             self.config_from_object(config_source, silent=config_source_silent)
         self.set_as_current = set_as_current
-        self.task_cls = task_cls
+        if task_cls is not None:
+            self.task_cls = task_cls
         self.autofinalize = autofinalize
         self.strict_typing = strict_typing
         self.finalized = False
-        self._registry = TaskRegistry()
+        self._registry = TaskRegistry(tasks or {})
+        self._shared: dict[Sharing, AnyTask] = {}
+        self._searches: list[Search] = []
         self._finalizing = threading.RLock()
         self._module, self._file = _caller()
         self._engine: Engine | None = None
@@ -127,6 +144,28 @@ class App:
         apps.add(self)
         if set_as_current:
             self.set_current()
+        self.on_init()
+
+    task_cls: type[AnyTask] = Task
+    """The class that the app's tasks are made from."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for refused in CLASSES.keys() & vars(cls).keys():
+            raise ImproperlyConfigured(f"{cls.__name__}.{refused}: {CLASSES[refused]}.")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            reason = NAMES.get(name)
+            if reason is None:
+                message = f"{type(self).__name__!r} object has no attribute {name!r}"
+            else:
+                message = f"An app has no {name!r}: {reason}."
+            raise AttributeError(message)
+
+    def on_init(self) -> None:
+        """Override to do something at the end of `__init__`."""
 
     def __repr__(self) -> str:
         return f"<App {self.main or self._module}>"
@@ -291,12 +330,34 @@ class App:
         misspelt option.
         """
         if function is not None:
-            return self._add_task(function, **options)
+            return self._decorate(function, **options)
 
-        def decorate(function: Callable[..., Any]) -> AnyTask:
-            return self._add_task(function, **options)
+        def decorate(function: Callable[..., Any]) -> Any:
+            return self._decorate(function, **options)
 
         return decorate
+
+    def _decorate(
+        self,
+        function: Callable[..., Any],
+        *,
+        shared: bool = False,
+        lazy: bool = True,  # noqa: ARG002  (Celery's; tasks are made at once here)
+        filter: Callable[[AnyTask], Any] | None = None,  # noqa: A002  (Celery's name)
+        **options: Any,
+    ) -> Any:
+        task = self._add_task(function, **options)
+        if shared:
+            share(Sharing(function, {**options, "name": task.name}))
+        return task if filter is None else filter(task)
+
+    def take(self, sharing: Sharing) -> AnyTask:
+        """This app's task of a function that is shared by all apps."""
+        task = self._shared.get(sharing)
+        if task is None:
+            task = self._add_task(sharing.function, **sharing.options)
+            self._shared[sharing] = task
+        return task
 
     def _add_task(
         self,
@@ -320,7 +381,9 @@ class App:
                     name, known, function, "The first one stays; calls of this name reach it."
                 )
             return first
-        task = make_task(self, function, name, base or self.Task, options, bind=bind)
+        base = base or self.Task
+        warn_of_near_misses(name, base, options)
+        task = make_task(self, function, name, base, options, bind=bind)
         return self._registry.setdefault(name, task)
 
     def register_task(self, task: TaskClass | type[TaskClass], /, **options: Any) -> TaskClass:
@@ -401,8 +464,216 @@ class App:
                     "autofinalize=False."
                 )
             self.finalized = True
+            for sharing in list(sharings):
+                self.take(sharing)
             for task in list(self._registry.values()):
                 task.prepare()
+        self._tell("on_after_finalize")
+
+    # ------------------------------------------------------------- modules with tasks
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        related_name: str | None = "tasks",
+        force: bool = False,
+    ) -> None:
+        """Have workers import `package.tasks` of each of these packages that has one.
+
+        `packages` may be a function, called then; None asks Django for its installed apps.
+        `related_name` is the module's name; None imports the packages alone. `force` imports
+        them now.
+        """
+        search = Search(packages, related_name)
+        if force:
+            discover(search)
+        else:
+            self._searches.append(search)
+
+    def import_default_modules(self) -> list[ModuleType]:
+        """Import what `autodiscover_tasks`, `imports` and `include` name, once; workers do."""
+        searches, self._searches = self._searches, []
+        return import_task_modules(self, searches)
+
+    # -------------------------------------------------------------------- its signals
+
+    @cached_property
+    def on_configure(self) -> Signal:
+        """Sent when the settings have been read, before `on_after_configure`."""
+        return Signal(name="app.on_configure")
+
+    @cached_property
+    def on_after_configure(self) -> Signal:
+        """Sent when the settings have been read; `source` is `app.conf`."""
+        return Signal(name="app.on_after_configure", providing_args={"source"})
+
+    @cached_property
+    def on_after_finalize(self) -> Signal:
+        """Sent when all tasks that were defined so far are known."""
+        return Signal(name="app.on_after_finalize")
+
+    @cached_property
+    def on_after_fork(self) -> Signal:
+        """Sent in a process that this one has forked."""
+        me, signal = ref(self), Signal(name="app.on_after_fork")
+
+        def tell() -> None:
+            app = me()
+            if app is not None:
+                signal.send(sender=app)
+
+        os.register_at_fork(after_in_child=tell)
+        return signal
+
+    def _tell(self, name: str, **arguments: Any) -> None:
+        signal = vars(self).get(name)  # there once somebody has asked for it
+        if signal is not None:
+            signal.send(sender=self, **arguments)
+
+    def _configured(self) -> None:
+        hook = getattr(type(self), "on_configure", None)
+        if callable(hook):  # a method, as subclasses before Celery 4 had it
+            hook(self)
+        self._tell("on_configure")
+        self._tell("on_after_configure", source=self.conf)
+
+    # ------------------------------------------------------------------- its lifetime
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store, and be no longer the current app. It opens again when used."""
+        apps.discard(self)
+        if State.current is self:
+            State.current = None
+        if State.default is self:
+            State.default = None
+        engine, self._engine = self._engine, None
+        self._sender = self._waiter = None
+        if engine is not None:
+            engine.close()
+
+    def __reduce__(self) -> tuple[Callable[..., App], tuple[type[App], dict[str, Any]]]:
+        """Pickled by its configuration; tasks are not part of it."""
+        return rebuild, (type(self), self.__reduce_keys__())
+
+    def __reduce_keys__(self) -> dict[str, Any]:
+        """What a pickled app is made from again; override to add to it."""
+        keys: dict[str, Any] = {
+            "main": self.main,
+            "changes": self.conf.changes,
+            "namespace": self.namespace,
+            "strict_typing": self.strict_typing,
+            "set_as_current": False,
+        }
+        if "task_cls" in vars(self):
+            keys["task_cls"] = self.task_cls
+        return keys
+
+    def start(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Run the command line `umbel` for this app with these words, or the program's own."""
+        from importlib import import_module
+
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "-A" not in words and not any(word.startswith("--app") for word in words):
+            words = ["-A", self._name_for_workers(), *words]
+        # By name: the command line lies above the app, which imports nothing of it.
+        raise SystemExit(import_module("umbel.cli").run(words))
+
+    def worker_main(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Run a worker; `argv` has to say so: `app.worker_main(["worker", "-l", "INFO"])`."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "worker" not in words:
+            raise ValueError(
+                'app.worker_main runs the command worker, so argv has to hold "worker": '
+                f"app.worker_main({['worker', *words]!r})."
+            )
+        self.start(words)
+
+    def _name_for_workers(self) -> str:
+        module = sys.modules.get(self._module or "")
+        names = [name for name, value in vars(module).items() if value is self] if module else []
+        if not names:
+            raise ImproperlyConfigured(
+                f"{self!r} cannot be started: workers import it by name, and it is no global "
+                f"variable of the module {self.module}."
+            )
+        return f"{self.module}:{names[0]}"
+
+    # --------------------------------------------------------------- asking the broker
+
+    def connection(self) -> Connection:
+        """A way to ask whether the broker answers: `app.connection().ensure_connection()`."""
+        from umbel.app.connection import Connection
+
+        return Connection(self)
+
+    connection_for_read = connection_for_write = broker_connection = connection
+    connection_or_acquire = default_connection = connection
+
+    # ------------------------------------------------------------------- this and that
+
+    @property
+    def current_task(self) -> AnyTask | None:
+        """The task that runs in this context."""
+        return get_current_task()
+
+    @property
+    def current_worker_task(self) -> AnyTask | None:
+        """The task that a worker runs in this context, not one that it calls."""
+        return get_current_worker_task()
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The setting `timezone`; UTC by default."""
+        from umbel.app.zones import zone_of
+
+        return zone_of(self.conf)
+
+    @property
+    def uses_utc_timezone(self) -> bool:
+        """Whether `timezone` is UTC."""
+        return str(self.timezone) == "UTC"
+
+    def now(self) -> datetime:
+        """The time, in the app's zone."""
+        from umbel.app.zones import now
+
+        return now(self.conf)
+
+    @cached_property
+    def oid(self) -> str:
+        """A UUID of this app object."""
+        from umbel.app.publish import new_id
+
+        return new_id()
+
+    @property
+    def thread_oid(self) -> str:
+        """A UUID of this app object in this thread."""
+        from umbel.app.publish import new_id
+
+        oids = self._local.__dict__
+        return str(oids.setdefault("oid", new_id()))
+
+    @cached_property
+    def _local(self) -> threading.local:
+        return threading.local()
+
+    def bugreport(self) -> str:
+        """What to put into a report of a bug: versions, and the settings that were changed."""
+        from umbel.app.versions import describe
+
+        return describe(self)
 
     def set_current(self) -> None:
         """Make this the app that is meant where none is named, in the whole process."""
@@ -561,6 +832,11 @@ class App:
     def lookup(self, name: str) -> AnyTask:
         """The task of that name; `NotRegistered` names the nearest one."""
         return self.tasks[name]
+
+
+def rebuild(kind: type[App], keys: dict[str, Any]) -> App:
+    """An app from what `App.__reduce_keys__` told."""
+    return kind(**keys)
 
 
 def _caller() -> tuple[str | None, str | None]:

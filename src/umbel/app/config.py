@@ -85,6 +85,10 @@ class Configuration:
     def _settle_in(self) -> None:
         """Become settings that were read."""
 
+    def tell_when_read(self, function: Callable[[], None]) -> None:
+        """Call `function` each time that the sources have been read."""
+        object.__setattr__(self, "_after_read", function)
+
     def read(self) -> None:
         """Read the sources now, unless they have been; `ImproperlyConfigured` if they are wrong."""
         if self._is_read():

@@ -1,14 +1,21 @@
-"""Which app is meant when none is named."""
+"""Which app, and which task, is meant when none is named."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakSet
 
 from umbel import _state
+from umbel._state import current_request
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app.app import App
+    from umbel.app.task import Task
+
+apps: Final[WeakSet[App]] = WeakSet()
+"""Every app of this process."""
 
 
 class State:
@@ -20,31 +27,125 @@ class State:
     """The one whose `set_default` was called; current while no other is."""
 
 
-def get_current_app() -> App | None:
-    """The app of the task that runs in this context; else the process's current app."""
-    import sys
+def get_current_app() -> App:
+    """The app of the task that runs in this context; else the process's current app.
 
-    # No task runs where nothing has imported this yet.
-    requests = sys.modules.get("umbel.app.request")
-    if requests is not None:
-        request = requests.current.get()
-        if request is not None and request.owner is not None:
-            app: App | None = vars(request.owner).get("app")
-            if app is not None:
-                return app
-    return State.current or State.default
+    None is ever made implicitly: `ImproperlyConfigured` says what to do if there is none.
+    """
+    return current_app_of("What was asked for")
+
+
+def get_current_task() -> Task[..., Any] | None:
+    """The task that runs in this context, called by a worker or by its name in the code."""
+    request = current_request.get()
+    return None if request is None else request.owner
+
+
+def get_current_worker_task() -> Task[..., Any] | None:
+    """The task that a worker runs in this context, however deep the calls inside it go."""
+    request = current_request.get()
+    while request is not None and request.called_directly:
+        request = request.outer
+    return None if request is None else request.owner
 
 
 def current_app_of(name: str) -> App:
-    """The current app; `ImproperlyConfigured` says what to do if there is none."""
-    app = get_current_app()
+    """The current app; its absence is told as a concern of `name`."""
+    request = current_request.get()
+    if request is not None and request.owner is not None:
+        of_task: App | None = vars(request.owner).get("app")
+        if of_task is not None:
+            return of_task
+    app = State.current or State.default
     if app is None:
         raise ImproperlyConfigured(
-            f"{name} belongs to no app and this process has made none, so nothing can be sent or "
-            'looked up. Import the module that makes it (app = umbel.App("proj")) first; in '
-            "Django, import it in the project's __init__.py."
+            f"{name} belongs to no app, and this process has made none: nothing was queued. "
+            'Import the module that makes it (app = umbel.App("proj")) before this is used; in '
+            "Django, in the project's __init__.py."
         )
     return app
 
 
 _state.find_app = current_app_of
+
+
+def app_or_default(app: App | None = None) -> App:
+    """The given app, or the current one."""
+    return get_current_app() if app is None else app
+
+
+def push_current_task(task: Task[..., Any]) -> None:
+    """Make a task the current one, until `pop_current_task`."""
+    task.push_request()
+
+
+def pop_current_task() -> Task[..., Any] | None:
+    """End what `push_current_task` began; returns its task."""
+    request = current_request.get()
+    if request is None:
+        return None
+    current_request.set(request.outer)
+    task: Task[..., Any] | None = request.owner
+    return task
+
+
+class Stand:
+    """A name that can be imported before what it stands for exists.
+
+    The package itself never goes through one: it asks `get_current_app` and `get_current_task`.
+    """
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        object.__setattr__(self, "_find", find)
+
+    def _get_current_object(self) -> Any:
+        """What it stands for at this moment."""
+        return object.__getattribute__(self, "_find")()
+
+    @property  # type: ignore[misc]  # an object's class can be set; ours cannot
+    def __class__(self) -> type:  # so that isinstance() sees what it stands for
+        try:
+            return type(self._get_current_object())
+        except ImproperlyConfigured:
+            return Stand
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get_current_object(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._get_current_object(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._get_current_object(), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what it stands for."""
+        return self._get_current_object()(*args, **kwargs)
+
+    def __bool__(self) -> bool:
+        return bool(self._get_current_object())
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._get_current_object() == other)
+
+    def __hash__(self) -> int:
+        return hash(self._get_current_object())
+
+    def __repr__(self) -> str:
+        return repr(self._get_current_object())
+
+    def __dir__(self) -> list[str]:
+        return dir(self._get_current_object())
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return object.__getattribute__(self, "_find"), ()
+
+
+current_app: App = cast("App", Stand(get_current_app))
+"""The current app, whichever that is when it is used."""
+default_app: App = cast("App", Stand(lambda: State.default or get_current_app()))
+"""The app whose `set_default` was called."""
+current_task: Task[..., Any] = cast("Task[..., Any]", Stand(get_current_task))
+"""The task that runs in this context; false where none does."""

@@ -57,12 +57,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             "comes with results in other formats than JSON",
             result_accept_content=None,
         ),
-        **_rows(
-            "later",
-            "comes with the import list: import the modules where the app is made",
-            imports=(),
-            include=(),
-        ),
         # ------------------------------------------------------------------------------ task_
         **_rows(
             "later",

@@ -209,3 +209,7 @@ class TaskOptions(TypedDict, total=False):
     resultrepr_maxsize: int
     abstract: bool
     from_config: tuple[tuple[str, str], ...]
+    shared: bool
+    """Make a task of it in every app of the process, as Celery does by default."""
+    lazy: bool
+    """Accepted; tasks are made at once."""

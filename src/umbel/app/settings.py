@@ -32,6 +32,10 @@ class Settings(Configuration):
     """A datetime without a zone means UTC; off: it means `timezone`."""
     timezone: str | None = None
     """The app's time zone by its IANA name; None is UTC."""
+    imports: Sequence[str] = ()
+    """Modules that workers and the command line import after the app's own."""
+    include: Sequence[str] = ()
+    """More of them (`App(include=…)`)."""
     task_default_queue: str = "celery"
     """Where a task goes that nothing else gives a queue, and what a worker serves without -Q."""
     task_queues: DeclaredQueues | None = None

@@ -150,8 +150,6 @@ class Task(Handlers, Generic[P, R]):
     from_config: tuple[tuple[str, str], ...] = ()
     """More options that take their value from a setting when they are None: (option, setting)."""
 
-    bound: ClassVar[bool] = False
-    """Whether the function gets the task as its first argument (`bind=True`)."""
     overrides_call: ClassVar[bool] = False
     """Whether a worker calls `__call__`, which a subclass has defined, in the place of `run`."""
     __name__: str
@@ -212,6 +210,23 @@ class Task(Handlers, Generic[P, R]):
                 return request
             request = request.outer
         return Request("", self.name, owner=self)
+
+    def push_request(self, **fields: Any) -> None:
+        """Begin a request of this task, with such fields, until `pop_request`."""
+        from umbel.app.request import Request, current
+
+        request = Request("", self.name, owner=self, outer=current.get())
+        for field, value in fields.items():
+            setattr(request, field, value)
+        current.set(request)
+
+    def pop_request(self) -> None:
+        """End what `push_request` began."""
+        from umbel.app.request import current
+
+        request = current.get()
+        if request is not None:
+            current.set(request.outer)
 
     # -------------------------------------------------------------- binding to an app
 
@@ -467,6 +482,29 @@ async def _run_with(request: Request, coroutine: Coroutine[Any, Any, Any]) -> An
         current.reset(token)
 
 
+def class_of(
+    function: Callable[..., Any],
+    name: str,
+    bases: tuple[type[Task[..., Any]], ...],
+    options: Mapping[str, Any],
+    *,
+    bind: bool,
+) -> type[Task[..., Any]]:
+    """The class, of its own, of a function's task: its options are the class's attributes."""
+    is_async = bool(getattr(_code_of(function), "co_flags", 0) & CO_COROUTINE)
+    if is_async and not any(issubclass(base, AsyncTask) for base in bases):
+        bases = (*bases, AsyncTask)
+    body = {
+        **options,
+        "name": name,
+        "run": function if bind else staticmethod(function),
+        "__module__": function.__module__,
+        "__doc__": function.__doc__,
+        "__qualname__": function.__qualname__,
+    }
+    return type(function.__name__, bases, body)
+
+
 def make_task(
     app: App,
     function: Callable[..., Any],
@@ -476,25 +514,15 @@ def make_task(
     *,
     bind: bool = False,
 ) -> Task[..., Any]:
-    """The task of a function: an instance of a class of its own below `base`."""
-    _warn_of_near_misses(name, base, options)
-    is_async = bool(getattr(_code_of(function), "co_flags", 0) & CO_COROUTINE)
-    bases = (base, AsyncTask) if is_async and not issubclass(base, AsyncTask) else (base,)
-    body = {
-        **options,
-        "name": name,
-        "bound": bind,
-        "__module__": function.__module__,
-        "__doc__": function.__doc__,
-        "__qualname__": function.__qualname__,
-    }
-    task: Task[..., Any] = type(function.__name__, bases, body)()
+    """The task of a function: the one instance of a class of its own below `base`."""
+    given: object = base
+    if not isinstance(given, type) or not issubclass(given, Task):
+        raise TypeError(f"{name}: base must be a subclass of umbel.Task; got {base!r}.")
+    task = class_of(function, name, (base,), options, bind=bind)()
     task.__wrapped__ = function
     task.__name__ = function.__name__
     task.__qualname__ = function.__qualname__
     task.__annotations__ = getattr(function, "__annotations__", {})
-    run = MethodType(function, task) if bind else function
-    task.run = run  # type: ignore[method-assign]
     task.bind(app)
     return task
 
@@ -503,7 +531,7 @@ CO_COROUTINE = 0x80
 """`inspect.CO_COROUTINE`; importing inspect would double this module's import time."""
 
 
-def _warn_of_near_misses(name: str, base: type[Task[..., Any]], options: Mapping[str, Any]) -> None:
+def warn_of_near_misses(name: str, base: type[Task[..., Any]], options: Mapping[str, Any]) -> None:
     """Any keyword becomes an attribute of the task, so only a likely slip is worth a word."""
     own = [option for option in options if not hasattr(base, option) and option not in REFUSED]
     if not own:

@@ -83,7 +83,10 @@ class Invocation:
         try:
             # What a module prints when it is imported is no part of our answer.
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
-                return find_app(name)
+                app, place = find_app(name)
+                app.set_current()
+                app.import_default_modules()
+                return app, place
         except AppNotFound as error:
             raise Refusal(self._explain_absence(error, survey(Path.cwd())), USAGE) from error
         except (Exception, SystemExit) as error:

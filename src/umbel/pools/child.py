@@ -54,6 +54,9 @@ def prepare(setup: Setup, slot: int) -> Pipeline:
     sys.path[:] = setup.path
     try:
         app = load_app(setup.app)
+        app.set_current()
+        app.import_default_modules()
+        app.finalize()
     except Exception:  # noqa: BLE001  (the user's own import error, shown as it is)
         traceback.print_exc()
         sys.exit(IMPORT_FAILED)

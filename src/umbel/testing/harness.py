@@ -21,7 +21,7 @@ import msgspec
 
 from umbel import clock, states
 from umbel.app import App, Task
-from umbel.app.app import apps
+from umbel.app.current import apps
 from umbel.engines.broker import Waiting
 from umbel.engines.memory import MemoryEngine
 from umbel.engines.memory.results import MemoryResults
