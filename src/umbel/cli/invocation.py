@@ -52,7 +52,14 @@ class Invocation:
         """Find the app and open its store."""
         self.enter()
         app, name = self._find()
-        return Target(app, name, _open(app), f"-A {self.app_name} " if self.app_name else "")
+        engine = _open(app)
+        try:
+            with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
+                app.import_default_modules()
+        except (Exception, SystemExit) as error:
+            message = f"A module with tasks of {name} could not be imported; its error is above."
+            raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
+        return Target(app, name, engine, f"-A {self.app_name} " if self.app_name else "")
 
     def load_store(self) -> Target:
         """As `load`; but with -b, no app is needed to look into the store."""
@@ -85,7 +92,6 @@ class Invocation:
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
                 app, place = find_app(name)
                 app.set_current()
-                app.import_default_modules()
                 return app, place
         except AppNotFound as error:
             raise Refusal(self._explain_absence(error, survey(Path.cwd())), USAGE) from error
