@@ -125,6 +125,48 @@ def test_a_result_needs_an_id_and_no_backend(app: App) -> None:
         AsyncResult("a", object(), app=app)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("backend", "one result store"),
+        ("on_ready", r"then\(callback\)"),
+        ("graph", "comes with workflows"),
+        ("build_graph", "comes with workflows"),
+        ("revoke_by_stamped_headers", "comes with remote control"),
+    ],
+)
+def test_what_is_not_there_says_why(app: App, name: str, why: str) -> None:
+    kinds: list[Any] = [app.AsyncResult("a"), app.ResultSet([])]
+    for result in kinds:
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}': .*{why}"):
+            getattr(result, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'typo'$"):
+        _ = app.AsyncResult("a").typo  # type: ignore[attr-defined]
+
+
+CELERY = [
+    "TimeoutError", "app", "args", "as_list", "as_tuple", "children", "collect", "date_done",
+    "exists", "failed", "forget", "get", "get_leaf", "id", "ignored", "info", "iterdeps", "kwargs",
+    "maybe_reraise", "maybe_throw", "name", "parent", "queue", "ready", "result", "retries",
+    "revoke", "state", "status", "successful", "supports_native_join", "task_id", "then", "throw",
+    "traceback", "wait", "worker",
+]  # fmt: skip
+CELERY_SET = [
+    "add", "app", "clear", "completed_count", "discard", "failed", "forget", "get", "iter_native",
+    "join", "join_native", "maybe_reraise", "maybe_throw", "parent", "ready", "remove", "results",
+    "revoke", "successful", "supports_native_join", "then", "update", "waiting",
+]  # fmt: skip
+
+
+def test_every_other_name_of_celerys_is_there(app: App) -> None:
+    succeed(app, "a", 1)
+    result, several = app.AsyncResult("a"), app.ResultSet([app.AsyncResult("a")])
+    assert [name for name in CELERY if not hasattr(result, name)] == []
+    assert [name for name in CELERY_SET if not hasattr(several, name)] == []
+    with pytest.raises(BoomError, match="thrown"):
+        result.throw(BoomError("thrown"))
+
+
 def test_a_task_may_return_a_result(app: App) -> None:
     succeed(app, "a", app.AsyncResult("b"))
     value = app.AsyncResult("a").get()
@@ -269,8 +311,9 @@ def test_errors_that_a_task_module_knows_come_back_as_themselves(app: App) -> No
         stranger.AsyncResult("b").get()
 
 
-def test_a_timeout_of_nothing_looks_once(app: App) -> None:
+def test_a_timeout_of_nothing_looks_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     result = app.AsyncResult("a")
+    monkeypatch.setattr(app.engine.results, "listen", lambda: pytest.fail("it waits"))
     for timeout in (0, -1, 0.0):
         with pytest.raises(exceptions.TimeoutError):
             result.get(timeout)

@@ -47,11 +47,32 @@ QUIET_AFTER: Final = 2.0
 """Seconds after which a wait looks whether any worker serves the queue."""
 
 
+ABSENT: Final = {
+    "backend": "an app has one result store, and no class of your own can be one; what it holds is "
+    "told by state, result, traceback, exists() and App.history()",
+    "on_ready": "then(callback) calls you when the task has ended",
+    "graph": "it comes with workflows; iterdeps() walks over what a task has led to",
+    "build_graph": "it comes with workflows; iterdeps() walks over what a task has led to",
+    "revoke_by_stamped_headers": "it comes with remote control; revoke() works by id",
+}
+"""Names of Celery's results that are not there, and why."""
+
+
 class ResultBase:
     """What `AsyncResult` and `ResultSet` have in common."""
 
     parent: ResultBase | None = None
     """The result of the step before, in a workflow."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            why = f": {ABSENT[name]}" if name in ABSENT else ""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{why}",
+                name=name,
+                obj=self,
+            )
 
 
 class AsyncResult(ResultBase, Generic[R]):
@@ -188,7 +209,7 @@ class AsyncResult(ResultBase, Generic[R]):
         # A task moves from message to result and dead letter: in this order it cannot be missed.
         return bool(
             (engine.broker.browsable and engine.broker.browse(id=self.id, limit=1))
-            or self._look() is not None
+            or (self.app.keeps_results and self._look() is not None)
             or ((letter := engine.state.dead_letter(self.id)) and letter.id == self.id)
         )
 
