@@ -9,12 +9,13 @@ import pickle
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from umbel import App, clock, exceptions
+from umbel import App, Task, clock, exceptions
 from umbel.contrib.testing.worker import start_worker
 from umbel.engines.state import WorkerRecord
 from umbel.result import AsyncResult, many, single
@@ -304,6 +305,25 @@ def test_a_result_without_an_app_is_the_current_ones(app: App) -> None:
     assert back == result
     assert back.app is app
     assert back.ignored is False
+
+
+def test_a_retry_tells_when_it_comes(app: App) -> None:
+    """As Celery's: seconds of a countdown, the time of an ETA."""
+    seen: list[exceptions.Retry] = []
+
+    @app.task(bind=True, name="again")
+    def again(self: Task[..., Any], options: dict[str, Any]) -> None:
+        seen.append(self.retry(throw=False, **options))
+
+    with start_worker(app, perform_ping_check=False):
+        for options in ({"countdown": 100}, {"eta": "2099-01-01T00:00:00+00:00"}, {}):
+            again.delay(options)
+        add = app.tasks["add"].delay(1, 2)
+        assert add.get(10) == 3
+    at = datetime(2099, 1, 1, tzinfo=UTC)
+    assert [retry.when for retry in seen] == [100, at, 180.0]
+    assert [retry.humanize() for retry in seen] == ["in 100s", f"at {at}", "in 180s"]
+    assert app.tasks["add"].AsyncResult(add.id) == add
 
 
 def test_a_task_that_waits_for_another_fails_and_says_why(

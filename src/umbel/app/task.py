@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.options import Moment, SendOptions
     from umbel.app.request import Request
-    from umbel.result import AsyncResult, EagerResult
+    from umbel.result import AsyncResult as Result  # the method of that name hides it
+    from umbel.result import EagerResult
 
     P = ParamSpec("P", default=...)
     R = TypeVar("R", default=Any)
@@ -280,7 +281,7 @@ class Task(Handlers, Generic[P, R]):
         wrapper.__around__ = original
         setattr(self, attr, wrapper)
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """Send the task: `add.delay(2, 3)`. Returns once the message is safe.
 
         `TypeError` if the arguments do not fit the function, `EncodeError` if one cannot be
@@ -293,7 +294,7 @@ class Task(Handlers, Generic[P, R]):
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         **options: Unpack[SendOptions],
-    ) -> AsyncResult[R]:
+    ) -> Result[R]:
         """Send the task with options (`celery.Task.apply_async`, `umbel.app.options`).
 
         Raises as `delay`.
@@ -310,7 +311,7 @@ class Task(Handlers, Generic[P, R]):
             return run_eagerly(app, self.name, message)
         return app.publish(message, ignored=self.ignores_result(options.get("ignore_result")))
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """`delay` for coroutines: the event loop goes on while the message is stored."""
         return await self.aapply_async(args, kwargs)
 
@@ -319,7 +320,7 @@ class Task(Handlers, Generic[P, R]):
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         **options: Unpack[SendOptions],
-    ) -> AsyncResult[R]:
+    ) -> Result[R]:
         """`apply_async` for coroutines, with the same options."""
         from umbel.app.publish import build_message
         from umbel.app.routing import route
@@ -420,7 +421,11 @@ class Task(Handlers, Generic[P, R]):
             None if args is None else tuple(args),
             kwargs,
         )
-        outcome = Retry(f"Retry of {self.name}: {exc!r}" if exc else "Retry", exc, due)
+        from datetime import UTC, datetime
+
+        at = None if due is None else datetime.fromtimestamp(due, UTC)
+        when = at if countdown is None else countdown
+        outcome = Retry(f"Retry of {self.name}: {exc!r}" if exc else "Retry", exc, when)
         if throw:
             raise outcome from exc
         return outcome
@@ -444,7 +449,13 @@ class Task(Handlers, Generic[P, R]):
 
             store_state(self.app, id, state, meta, request if id == request.id else None)
 
-    def add_trail(self, result: AsyncResult[Any]) -> AsyncResult[Any]:
+    def AsyncResult(self, task_id: str) -> Result[R]:  # noqa: N802  (Celery's name)
+        """The result of a message of this task by its id, sent by whomever."""
+        from umbel.result import AsyncResult
+
+        return AsyncResult(task_id, app=self.app)
+
+    def add_trail(self, result: Result[Any]) -> Result[Any]:
         """Count a task that was sent among the running one's children; returns its result."""
         if self.trail:
             self.request.children.append(result)
