@@ -13,7 +13,7 @@ from umbel import App, Task, shared_task
 app = App("another name", include=["proj.more"])
 app.autodiscover_tasks(["proj.part"])
 
-@app.task
+@app.task(rate_limit="10/s")
 def add(x, y):
     return x + y
 
@@ -48,11 +48,12 @@ def test_a_program_and_a_worker_agree(project: Project) -> None:
         "self.request.id]\n",
     )
     worker = project.popen("-A", "proj.jobs", "worker", "-c", "1")
-    read_until_ready(worker)
+    lines = read_until_ready(worker)
     run = subprocess.run(
         [sys.executable, "-m", "proj.jobs"], cwd=project.folder, env=project.environment,
         capture_output=True, text=True, check=False, timeout=50,
     )  # fmt: skip
     end(worker)
+    assert "these tasks run without it: proj.jobs.add" in "\n".join(lines)
     expected = "5 [1, -1] ['another name', 'another name', True] more\n"
     assert (run.stdout, run.stderr) == (expected, "")

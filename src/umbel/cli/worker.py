@@ -19,6 +19,7 @@ from umbel.cli.options import choose_queues, common_options, queue_options
 from umbel.cli.output import count, print_json, print_pairs
 
 if TYPE_CHECKING:
+    from umbel.app import App
     from umbel.pools.launch import ForkServer
     from umbel.worker.supervisor import Supervisor
 
@@ -194,6 +195,7 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
         tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
              f"purged {count(dropped, 'message')} from {', '.join(queues)}")  # fmt: skip
     app.conf.log_notes()
+    tell_of_rate_limits(app)
     supervisor = Supervisor(
         app,
         Options(
@@ -265,3 +267,15 @@ def tell(asked: Invocation, event: dict[str, Any], text: str) -> None:
     else:
         click.echo(text, err=True)
     sys.stdout.flush()
+
+
+def tell_of_rate_limits(app: App) -> None:
+    """Say once which tasks run without the limit that they were given."""
+    limited = sorted(task.name for task in app.tasks.values() if task.rate_limit is not None)
+    if limited:
+        import logging
+
+        logging.getLogger("umbel.worker").warning(
+            "rate_limit has no effect in this version; these tasks run without it: %s",
+            ", ".join(limited),
+        )
