@@ -57,7 +57,7 @@ class EncodeError(UmbelError, TypeError):
         type_name: str = "",
     ) -> None:
         super().__init__(message)
-        self.problem = problem or message
+        self.problem: str = problem or message
         """The message without the place: what is wrong and what to do about it."""
         self.path = path
         """Keys and positions that lead from the encoded value to the culprit; (): the value."""
@@ -153,7 +153,7 @@ class MaxRetriesExceededError(TaskError):
     ) -> None:
         super().__init__(*args)
         self.task_args = task_args
-        self.task_kwargs = task_kwargs or {}
+        self.task_kwargs: dict[str, object] = task_kwargs or {}
 
 
 # Celery's are billiard's and no TaskErrors either: `except TaskError` in a task must not swallow
@@ -204,9 +204,9 @@ class Retry(TaskPredicate):
     ) -> None:
         super().__init__(message or "")
         self.message = message
-        self.exc = None if isinstance(exc, str) else exc
+        self.exc: BaseException | None = None if isinstance(exc, str) else exc
         """The error that caused the retry, if one was named."""
-        self.excs = exc if exc is None or isinstance(exc, str) else repr(exc)
+        self.excs: str | None = exc if exc is None or isinstance(exc, str) else repr(exc)
         """The same as text."""
         self.when = when
         """When the next attempt may run: seconds from then, or a datetime; None: at once."""

@@ -104,11 +104,11 @@ class crontab:  # noqa: N801  (Celery's name)
         app: App | None = None,
     ) -> None:
         self._given = (minute, hour, day_of_week, day_of_month, month_of_year)
-        self.minute = _expand("minute", minute, 0, 59)
-        self.hour = _expand("hour", hour, 0, 23)
-        self.day_of_week = _expand("day_of_week", day_of_week, 0, 6, DAYS)
-        self.day_of_month = _expand("day_of_month", day_of_month, 1, 31)
-        self.month_of_year = _expand("month_of_year", month_of_year, 1, 12, MONTHS)
+        self.minute: frozenset[int] = _expand("minute", minute, 0, 59)
+        self.hour: frozenset[int] = _expand("hour", hour, 0, 23)
+        self.day_of_week: frozenset[int] = _expand("day_of_week", day_of_week, 0, 6, DAYS)
+        self.day_of_month: frozenset[int] = _expand("day_of_month", day_of_month, 1, 31)
+        self.month_of_year: frozenset[int] = _expand("month_of_year", month_of_year, 1, 12, MONTHS)
         self.nowfun = nowfun
         self.app = app
         longest = max(LONGEST[month] for month in self.month_of_year)

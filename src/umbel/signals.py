@@ -75,7 +75,7 @@ class Signal:
         name: str | None = None,
     ) -> None:
         self.name = name
-        self.providing_args = set(providing_args or ())
+        self.providing_args: set[str] = set(providing_args or ())
         self.receivers: tuple[_Connection, ...] = ()
         """Empty while nobody listens: what is worth asking before a signal is prepared."""
         self._lock = threading.Lock()

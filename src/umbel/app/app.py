@@ -131,7 +131,7 @@ class App:
             self.task_cls = task_cls
         self.autofinalize = autofinalize
         self.strict_typing = strict_typing
-        self.finalized = False
+        self.finalized: bool = False
         self._registry = TaskRegistry(tasks or {})
         self._shared: dict[Sharing, AnyTask] = {}
         self._searches: list[Search] = []
@@ -617,8 +617,25 @@ class App:
 
         return Connection(self)
 
-    connection_for_read = connection_for_write = broker_connection = connection
-    connection_or_acquire = default_connection = connection
+    def connection_for_read(self) -> Connection:
+        """`connection`: messages are read and written through one."""
+        return self.connection()
+
+    def connection_for_write(self) -> Connection:
+        """`connection`: messages are read and written through one."""
+        return self.connection()
+
+    def connection_or_acquire(self) -> Connection:
+        """`connection`: there is no pool to take one from."""
+        return self.connection()
+
+    def broker_connection(self) -> Connection:
+        """`connection`, under Celery's older name."""
+        return self.connection()
+
+    def default_connection(self) -> Connection:
+        """`connection_or_acquire`, under Celery's older name."""
+        return self.connection()
 
     # ------------------------------------------------------------------- this and that
 

@@ -107,8 +107,8 @@ class Request:
     ) -> None:
         self.id = id
         self.task = task
-        self.args = [] if args is None else args
-        self.kwargs = {} if kwargs is None else kwargs
+        self.args: list[Any] = [] if args is None else args
+        self.kwargs: dict[str, Any] = {} if kwargs is None else kwargs
         if fields:
             self.__dict__.update(fields)
 

@@ -41,7 +41,7 @@ class ExceptionInfo:
     """An error as handlers get it (`billiard.einfo.ExceptionInfo`); its text is the traceback."""
 
     def __init__(self, error: BaseException, traceback: str | None = None) -> None:
-        self.type = type(error)
+        self.type: type[BaseException] = type(error)
         self.exception = error
         self.tb: TracebackType | None = error.__traceback__
         self.internal = False
@@ -84,15 +84,15 @@ class Steps:
     def __init__(self, task: Task[..., Any]) -> None:
         self.task = task
         self.before_start = task.before_start if _overrides(task, "before_start") else None
-        self.has_handlers = any(_overrides(task, name) for name in ENDS)
-        self.tracked = bool(task.track_started)
-        self.retried = tuple(task.autoretry_for)
+        self.has_handlers: bool = any(_overrides(task, name) for name in ENDS)
+        self.tracked: bool = bool(task.track_started)
+        self.retried: tuple[type[BaseException], ...] = tuple(task.autoretry_for)
         """Errors after which the task is retried by itself."""
-        self.spared = tuple(task.dont_autoretry_for)
-        self.keeps_errors = bool(task.store_errors_even_if_ignored)
-        self.keeps_failures = acks_late(task) and not acks_on(task, "failure")
+        self.spared: tuple[type[BaseException], ...] = tuple(task.dont_autoretry_for)
+        self.keeps_errors: bool = bool(task.store_errors_even_if_ignored)
+        self.keeps_failures: bool = acks_late(task) and not acks_on(task, "failure")
         """Whether a failed message becomes a dead letter."""
-        self.begins = self.tracked or self.before_start is not None
+        self.begins: bool = self.tracked or self.before_start is not None
 
     def begin(self, request: Request) -> None:
         """All that comes before the function."""
