@@ -72,7 +72,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_eager_propagates=False,
             task_store_eager_result=False,
         ),
-        **_rows("later", "comes with compressed results", result_compression=None),
         **_rows(
             "later",
             _AMQP,
@@ -103,13 +102,7 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_reject_on_worker_lost=None,
             task_retry_on_worker_lost=False,
         ),
-        **_rows("later", "comes with redacted arguments", task_repr_maxlevels=3),
         **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
-        **_rows(
-            "later",
-            "comes with results in other formats than JSON",
-            result_serializer="json",
-        ),
         **_rows(
             "later",
             "comes with ignored results whose errors are stored",
@@ -345,16 +338,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             control_queue_exclusive=True,
             control_queue_durable=False,
             control_exchange="celery",
-        ),
-        # -------------------------------------------------------------------------- security_
-        **_rows(
-            "later",
-            "comes with signed messages: nothing is signed or verified in this version",
-            security_certificate=None,
-            security_cert_store=None,
-            security_key=None,
-            security_key_password=None,
-            security_digest="sha256",
         ),
         # ---------------------------------------------------------------------- result stores
         **_rows(

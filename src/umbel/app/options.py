@@ -205,6 +205,7 @@ class TaskOptions(TypedDict, total=False):
     routing_key: str | None
     delivery_mode: int | str | None
     throws: tuple[type[Exception], ...]
+    secret: Sequence[str]
     shadow_name: Callable[..., str | None] | None
     resultrepr_maxsize: int
     abstract: bool

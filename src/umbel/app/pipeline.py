@@ -15,6 +15,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from umbel import clock, states
 from umbel.app.outcome import Outcome
 from umbel.app.progress import describe_request
@@ -101,7 +103,7 @@ class Pipeline:
                 failure = _consider_retry(steps, request, failure)
             outcome = self._conclude(steps, request, payload, message, value, failure)
             if outcome.ending == "success":
-                log_success(request, value, runtime)
+                log_success(request, _shown(task, request, value), runtime)
         finally:
             current.reset(scope)
         outcome.number, outcome.runtime = number, runtime
@@ -144,6 +146,8 @@ class Pipeline:
         error: BaseException | None,
     ) -> Outcome:
         """The outcome of what happened; a recorded retry outweighs all else."""
+        if steps.task.secret:
+            error = _redact(steps.task, request, error)
         try:
             if request.retry is not None:
                 follow_up = _follow_up(payload, message, request.retry, self._limit)
@@ -264,6 +268,27 @@ def _children_of(request: Request) -> Sequence[object]:
     if "_children" not in request.__dict__:  # most have sent nothing
         return ()
     return [child.as_tuple() for child in request.children]
+
+
+def _redact(
+    task: Task[..., Any], request: Request, error: BaseException | None
+) -> BaseException | None:
+    """The error without what is secret in the task's arguments."""
+    from umbel.app.redaction import conceal
+
+    args, kwargs, plan = request.args or (), request.kwargs or {}, request.retry
+    if plan is not None and plan.exc is not None:
+        request.retry = msgspec.structs.replace(plan, exc=conceal(task, args, kwargs, plan.exc))
+    return None if error is None else conceal(task, args, kwargs, error)
+
+
+def _shown(task: Task[..., Any], request: Request, value: object) -> object:
+    """The return value as it may be logged."""
+    if not task.secret:
+        return value
+    from umbel.app.redaction import shown_value
+
+    return shown_value(task, request.args or (), request.kwargs or {}, value)
 
 
 def _consider_retry(steps: Steps, request: Request, error: BaseException) -> BaseException:

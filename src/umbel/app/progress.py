@@ -44,10 +44,15 @@ def store_state(app: App, id: str, state: str, value: Any, request: Request | No
 def describe_request(request: Request) -> Extended:
     """What `result_extended` stores of a run."""
     info = request.delivery_info or {}
+    args, kwargs, task = request.args, request.kwargs, request.owner
+    if task is not None and task.secret:
+        from umbel.app.redaction import redact_values
+
+        args, kwargs = redact_values(task, args or (), kwargs or {})
     described: Extended = {
         "name": request.task,
-        "args": request.args,
-        "kwargs": request.kwargs,
+        "args": args,
+        "kwargs": kwargs,
         "worker": request.hostname,
         "retries": request.retries,
         "queue": info.get("routing_key"),

@@ -11,6 +11,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from msgspec import UNSET, UnsetType
+
 from umbel import clock
 from umbel.app import request
 from umbel.app.checks import check_call, check_limits, check_time
@@ -61,7 +63,7 @@ class Unknown:
 UNKNOWN: Final = Unknown()
 
 
-def build_message(  # noqa: C901  (flat: an option after the other)
+def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     settings: Settings,
     name: str,
     args: tuple[Any, ...] | list[Any] | None,
@@ -117,15 +119,23 @@ def build_message(  # noqa: C901  (flat: an option after the other)
     id = task_id or new_id()
     tag = f"{id}:{token_hex(4)}"
     parent = request.current.get()
+    shown_args, shown_kwargs, levels = tuple(args), kwargs, settings.task_repr_maxlevels
+    places: list[str | int] | UnsetType = UNSET
+    if task is not None and task.secret:
+        from umbel.app.redaction import secret_places
+
+        places = secret_places(task, len(args))
+        shown_args, shown_kwargs = task_message.hide(places, args, kwargs)
     headers = Headers(
         name,
         id,
         root_id=id if parent is None else parent.root_id or parent.id,
         parent_id=None if parent is None else parent.id,
-        argsrepr=task_message.describe(tuple(args)),
-        kwargsrepr=task_message.describe(kwargs) if kwargs else "{}",
+        argsrepr=task_message.describe(shown_args, levels),
+        kwargsrepr=task_message.describe(shown_kwargs, levels) if kwargs else "{}",
         origin=_origin(),
         ignore_result=ignore_result,
+        secret=places,
     )
     properties = Properties(id, REPLY_TO, 2, DeliveryInfo("", queue), priority, delivery_tag=tag)
     due = None

@@ -87,6 +87,8 @@ class Settings(Configuration):
         {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
     )
     """How often, and the pauses in seconds (`umbel.app.options.RetryPolicy`)."""
+    task_repr_maxlevels: int = 3
+    """How deep arguments are shown in logs and monitors."""
     task_max_message_bytes: int = 32 << 20
     """Largest message and largest stored result."""
     task_max_deliveries: int = 3

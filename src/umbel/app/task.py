@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import CodeType, CoroutineType, MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
@@ -142,6 +142,9 @@ class Task(Handlers, Generic[P, R]):
     delivery_mode: int | str | None = None
     throws: tuple[type[Exception], ...] = ()
     """Errors that are expected: raised as themselves by `get`, logged without traceback."""
+    secret: Sequence[str] = ()
+    """Parameters whose values are shown nowhere: not in logs, dead letters and errors. They
+    travel and are stored like the others."""
     shadow_name: Callable[..., str | None] | None = None
     """Gives a message another name for logs: `shadow_name(task, args, kwargs, options)`."""
     resultrepr_maxsize: int = 1024

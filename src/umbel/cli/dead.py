@@ -192,7 +192,7 @@ def _read_message(letter: DeadLetter) -> dict[str, Any]:
     except DecodeError:
         text = letter.payload.decode("utf-8", "backslashreplace")
         return {"args": None, "kwargs": None, "payload": text}
-    args, kwargs = (
-        json.loads(json.dumps(value, default=str)) for value in (message.args, message.kwargs)
-    )
+    hidden = message.headers.secret or ()
+    shown = task_message.hide(hidden, message.args, message.kwargs)
+    args, kwargs = (json.loads(json.dumps(value, default=str)) for value in shown)
     return {"args": args, "kwargs": kwargs, "payload": None}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import binascii
 import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -26,7 +28,7 @@ SIGNATURE: Final = "umbel-signature"
 """The header that holds a message's signature (`umbel.message.signing`)."""
 REPR_CHARACTERS: Final = 1024
 """About how long `argsrepr` and `kwargsrepr` may be (Celery's limit)."""
-
+REPR_LEVELS: Final = 3
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 """What no database's integer is too small for."""
@@ -58,6 +60,10 @@ class Headers(msgspec.Struct, gc=False):
     stamps: dict[str, Any] | None = msgspec.field(default_factory=dict)
     compression: str | msgspec.UnsetType | None = msgspec.UNSET
     """The content type of the body's compression; not written where there is none."""
+    secret: list[str | int] | msgspec.UnsetType = msgspec.field(
+        default=msgspec.UNSET, name="umbel-secret"
+    )
+    """Names and positions of arguments that are shown to nobody; not written where none is."""
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
@@ -339,26 +345,56 @@ def parse_time(text: str | None) -> float | None:
 
 
 class _Repr(reprlib.Repr):
-    def __init__(self) -> None:
+    def __init__(self, levels: int) -> None:
         super().__init__()
-        self.maxlevel = 3
+        self.maxlevel = levels
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 50
         self.maxstring = self.maxother = 200
         self.maxlong = 100
 
 
-_repr = _Repr().repr
+@cache
+def _repr(levels: int) -> Callable[[object], str]:
+    return _Repr(levels).repr
+
+
 _PLAIN: Final = frozenset({int, bool, float, type(None)})
 
 
-def describe(value: tuple[Any, ...] | dict[str, Any]) -> str:
-    """A short text of arguments for logs and monitors; nobody parses it."""
+class Hidden:
+    """What is shown in the place of a value."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+HIDDEN: Final = "********"
+"""What stands for a secret."""
+_hidden: Final = Hidden(HIDDEN)
+
+
+def hide(
+    places: Sequence[str | int], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments, with those at some positions and of some names hidden."""
+    shown = tuple(_hidden if position in places else item for position, item in enumerate(args))
+    return shown, {name: _hidden if name in places else item for name, item in kwargs.items()}
+
+
+def describe(value: tuple[Any, ...] | dict[str, Any], levels: int = REPR_LEVELS) -> str:
+    """A short text of arguments for logs and monitors; nobody parses it.
+
+    `levels`: how deep containers are shown.
+    """
     for item in value.values() if isinstance(value, dict) else value:
         kind = type(item)
         if kind in _PLAIN or (kind is str and len(item) < 100):
             continue
         try:
-            text = _repr(value)
+            text = _repr(levels)(value)
         except Exception as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
             text = f"<repr failed: {type(error).__name__}>"
         return _shorten(text)
