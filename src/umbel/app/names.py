@@ -52,11 +52,6 @@ _DATABASE = "comes with SQL result stores; until then " + _RESULTS
 KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
     {
         # ---------------------------------------------------------------------------- general
-        **_rows(
-            "later",
-            "comes with results in other formats than JSON",
-            result_accept_content=None,
-        ),
         # ------------------------------------------------------------------------------ task_
         **_rows(
             "later",
