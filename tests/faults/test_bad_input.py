@@ -43,7 +43,7 @@ MALFORMED = {
     "no object": b"[1, 2, 3]",
     "no headers": b'{"body": ""}',
     "two items": envelope([[], {}]),
-    "no list": envelope({"args": []}),
+    "no list": envelope({"arguments": []}),  # with "args" it would be a body of protocol 1
     "args no list": envelope([5, {}, {}]),
     "body no JSON": envelope(None, raw=b"\xff\xfe"),
     "deep body": envelope(None, raw=b"[" * 100_000),
