@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -318,3 +320,129 @@ def test_delays_double_up_to_the_longest() -> None:
     delays = [retry_delay(5, True, 600, jitter=True) for _ in range(200)]
     assert all(0 <= delay <= 32 for delay in delays)
     assert max(delays) - min(delays) > 16
+
+
+class UnreliableError(Exception): ...
+
+
+class HopelessError(UnreliableError): ...
+
+
+attempts: list[int] = []
+
+
+@app.task(
+    bind=True,
+    autoretry_for=(UnreliableError,),
+    dont_autoretry_for=(HopelessError,),
+    retry_kwargs={"max_retries": 2, "countdown": 7},
+)
+def call_out(self: Task[..., Any], kind: str) -> str:
+    attempts.append(self.request.retries)
+    if kind == "ignored":
+        raise Ignore
+    if kind == "other":
+        raise KeyError(kind)
+    raise (HopelessError if kind == "hopeless" else UnreliableError)(kind)
+
+
+@app.task(
+    autoretry_for=(UnreliableError,), retry_backoff=3, retry_backoff_max=10, retry_jitter=False
+)
+async def call_out_later() -> None:
+    raise UnreliableError("later")
+
+
+class Patient(Task[..., Any]):
+    autoretry_for = (LookupError,)
+    retry_kwargs = MappingProxyType({"max_retries": 1, "countdown": 0})
+
+
+@app.task(base=Patient)
+def look_up() -> None:
+    raise LookupError("nothing")
+
+
+def test_errors_that_are_named_are_retried_so_often(umbel: Harness) -> None:
+    result = call_out.delay("no line")
+    attempts.clear()
+    for retries in range(3):
+        umbel.run(propagate=False)
+        assert attempts == list(range(retries + 1))
+        umbel.advance(seconds=6)
+        assert not umbel.run(propagate=False)
+        umbel.advance(seconds=1.5)
+    assert "no line" in str(result.result)
+    assert result.state == states.FAILURE
+    assert umbel.queued == []
+
+
+@pytest.mark.parametrize("kind", ["hopeless", "other", "ignored"])
+def test_errors_that_are_spared_or_not_named_are_not_retried(umbel: Harness, kind: str) -> None:
+    call_out.delay(kind)
+    umbel.run(propagate=False)
+    assert umbel.queued == []
+
+
+def test_async_tasks_are_retried_too_after_longer_and_longer(umbel: Harness) -> None:
+    result = call_out_later.delay()
+    for pause in (3, 6, 10):
+        umbel.run(propagate=False)
+        assert result.state == states.RETRY
+        (waiting,) = umbel.queued
+        assert waiting.eta is not None
+        assert pause - 1 < (waiting.eta - umbel.now).total_seconds() <= pause
+        umbel.advance(seconds=pause)
+    umbel.run(propagate=False)
+    assert result.state == states.FAILURE
+
+
+def test_a_base_class_says_what_is_retried(umbel: Harness) -> None:
+    result = look_up.delay()
+    umbel.run(limit=1, propagate=False)
+    assert result.state == states.RETRY
+    umbel.run(propagate=False)
+    assert isinstance(result.result, LookupError)
+
+
+def test_called_directly_the_error_comes_out() -> None:
+    with pytest.raises(UnreliableError, match="here"):
+        call_out("here")
+
+
+def test_children_that_a_task_counts_are_stored_with_its_result(umbel: Harness) -> None:
+    @app.task(bind=True, name="runs.parent")
+    def parent(self: Task[..., Any]) -> None:
+        self.add_trail(app.AsyncResult("child-1"))
+        quiet.add_trail(app.AsyncResult("child-2"))
+
+    quiet = app.task(trail=False, name="runs.quiet")(lambda: None)
+    result = parent.delay()
+    umbel.run()
+    assert [child.id for child in result.children or ()] == ["child-1"]
+
+
+def test_what_a_receiver_sets_in_the_context_is_there_in_the_task(umbel: Harness) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    def set_tenant(**named: Any) -> None:
+        tenant.set("blue")
+
+    def note(**named: Any) -> None:
+        told.append(tenant.get())
+
+    @app.task(name="runs.whose")
+    def whose() -> str:
+        before = tenant.get()
+        tenant.set("green")
+        return before
+
+    signals.task_prerun.connect(set_tenant)
+    signals.task_postrun.connect(note)
+    result = whose.delay()
+    umbel.run()
+    signals.task_prerun.disconnect(set_tenant)
+    signals.task_postrun.disconnect(note)
+    assert result.get() == "blue"
+    assert told == ["green"]
+    assert tenant.get() == "nobody"

@@ -55,13 +55,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         # ------------------------------------------------------------------------------ task_
         **_rows(
             "later",
-            "comes with the way a task's failure is acknowledged",
-            task_acks_on_failure_or_timeout=True,
-            task_acks_on_failure=None,
-            task_acks_on_timeout=None,
-        ),
-        **_rows(
-            "later",
             "comes with eager mode",
             task_always_eager=False,
             task_eager_propagates=False,
@@ -90,20 +83,7 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             "every queue has the priorities 0 to 9, 9 the most urgent",
             task_queue_max_priority=None,
         ),
-        **_rows(
-            "no effect",
-            "a task whose process died runs again, alone, up to task_max_deliveries times; then "
-            "it is a dead letter",
-            task_reject_on_worker_lost=None,
-            task_retry_on_worker_lost=False,
-        ),
         **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
-        **_rows(
-            "later",
-            "comes with ignored results whose errors are stored",
-            task_store_errors_even_if_ignored=False,
-        ),
-        **_rows("later", "comes with the state STARTED", task_track_started=False),
         **_rows("later", _CANVAS, task_allow_error_cb_on_chord_header=False),
         # ---------------------------------------------------------------------------- worker_
         **_rows(

@@ -317,13 +317,8 @@ FollowUp = tuple[str, float | None, bytes]
 
 
 def _follow_up(payload: bytes, message: task_message.Task, plan: RetryPlan, limit: int) -> FollowUp:
-    """The next attempt's tag, due time and message.
-
-    The tag is derived from this message's, so that storing it twice leaves one.
-    """
-    headers = message.headers
-    nonce = (message.properties.delivery_tag or "").rpartition(":")[2].partition(".")[0]
-    tag = f"{headers.id}:{nonce}.{plan.retries}"
+    """The next attempt's tag, due time and message."""
+    tag = task_message.retry_tag(message.headers.id, message.properties.delivery_tag, plan.retries)
     body = compression = None
     if plan.args is not None or plan.kwargs is not None:
         args = message.args if plan.args is None else plan.args

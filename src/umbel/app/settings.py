@@ -62,8 +62,26 @@ class Settings(Configuration):
     task_acks_late: bool = True
     """A message is done when its task has ended. Off: done before it starts, so that a task
     whose worker dies is not run again but fails with `WorkerLostError`."""
+    task_acks_on_failure_or_timeout: bool = True
+    """A failure or hard time limit is a task's end. Off: see the two settings that follow."""
+    task_acks_on_failure: bool | None = None
+    """Off: the message of a task that has failed becomes a dead letter, which can be replayed.
+    None: as `task_acks_on_failure_or_timeout`."""
+    task_acks_on_timeout: bool | None = None
+    """Off: a task that was killed at its hard limit runs again, as one whose process died.
+    None: as `task_acks_on_failure_or_timeout`."""
+    task_reject_on_worker_lost: bool | None = None
+    """Off: a task whose process died fails with `WorkerLostError` at once. On, and None: it runs
+    again, alone, up to `task_max_deliveries` times; then it is a dead letter."""
+    task_retry_on_worker_lost: bool = False
+    """A task whose process died is retried, after its `default_retry_delay` and at most
+    `max_retries` times, and then fails."""
     task_ignore_result: bool = False
     """Store no results, but of tasks and calls that say otherwise."""
+    task_store_errors_even_if_ignored: bool = False
+    """Store the failures of tasks whose results are ignored."""
+    task_track_started: bool = False
+    """Store the state STARTED, with process and worker, when a task begins."""
     task_annotations: object = None
     """Options of tasks that the configuration overrides, by task name (`umbel.app.annotations`)."""
     task_time_limit: float | None = None

@@ -120,8 +120,28 @@ class Steps:
 
     def finish(self, request: Request, state: str, value: Any, runtime: float | None) -> None:
         """Tell handlers and receivers of an end: each once, whatever the others raise."""
-        task = self.task
         einfo = ExceptionInfo(value) if isinstance(value, BaseException) else None
+        self.tell(request, state, value, runtime, einfo)
+        signals.task_postrun.send(
+            self.task,
+            task_id=request.id,
+            task=self.task,
+            args=request.args,
+            kwargs=request.kwargs,
+            retval=value,
+            state=state,
+        )
+
+    def tell(
+        self,
+        request: Request,
+        state: str,
+        value: Any,
+        runtime: float | None,
+        einfo: ExceptionInfo | None,
+    ) -> None:
+        """All of `finish` but that the run is over: of one that was killed, nobody saw the end."""
+        task = self.task
         call = (request.id or "", request.args, request.kwargs)
         if state == states.SUCCESS:
             self._guard("on_success", request, task.on_success, value, *call)
@@ -136,15 +156,6 @@ class Steps:
             _send_failure(task, request, value, einfo)
         if state in {states.SUCCESS, states.FAILURE}:
             self._guard("after_return", request, task.after_return, state, value, *call, einfo)
-        signals.task_postrun.send(
-            task,
-            task_id=request.id,
-            task=task,
-            args=request.args,
-            kwargs=request.kwargs,
-            retval=value,
-            state=state,
-        )
 
     def _guard(
         self, name: str, request: Request, handler: Callable[..., object], *args: Any

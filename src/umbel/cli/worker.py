@@ -177,14 +177,20 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
     target = asked.load()
     app = target.app
     queues = choose_queues(app, wishes.queues, wishes.excluded)
+    from types import SimpleNamespace
+
+    from umbel import signals
     from umbel.app.log import LogOptions, set_up_logging
     from umbel.worker.leases import NodeTaken
     from umbel.worker.supervisor import Options, Supervisor
 
+    node = wishes.node or f"celery@{socket.gethostname()}"
+    signals.celeryd_init.send(
+        node, instance=SimpleNamespace(app=app, hostname=node), conf=app.conf, options=vars(wishes)
+    )
     try:
         log = LogOptions(
-            wishes.log_level, wishes.log_file, wishes.log_json, None,
-            wishes.node or f"celery@{socket.gethostname()}",
+            wishes.log_level, wishes.log_file, wishes.log_json, None, node,
         )  # fmt: skip
         set_up_logging(app.conf, log)
     except OSError as error:

@@ -325,6 +325,12 @@ def encode_retry(
     return _encode(envelope)
 
 
+def retry_tag(id: str, delivery_tag: str | None, retries: int) -> str:
+    """The tag of a task's next attempt, derived from this one's: storing it twice leaves one."""
+    nonce = (delivery_tag or "").rpartition(":")[2].partition(".")[0]
+    return f"{id}:{nonce}.{retries}"
+
+
 def format_time(seconds: float) -> str:
     """A Unix time as ISO 8601 with the offset +00:00."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()

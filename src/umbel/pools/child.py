@@ -13,6 +13,7 @@ import sys
 import traceback
 from typing import Final, NoReturn
 
+from umbel import signals
 from umbel.app.loading import load_app
 from umbel.app.log import set_up_logging
 from umbel.app.pipeline import Pipeline
@@ -64,6 +65,7 @@ def prepare(setup: Setup, slot: int) -> Pipeline:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a task prints shows when it prints it
     set_up_logging(app.conf, setup.log, slot)
+    signals.worker_process_init.send(setup.node)
     gc.unfreeze()
     return Pipeline(app, setup.node, report_memory=setup.report_memory)
 
@@ -77,6 +79,7 @@ def let_go(table: SlotTable, run_file: int) -> None:
 def leave(code: int) -> NoReturn:
     """End as a Python program does, without unwinding into the fork server's frames."""
     try:
+        signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=code)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         logging.shutdown()

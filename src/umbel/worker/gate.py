@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -11,10 +11,11 @@ from umbel import clock
 from umbel.app import App
 from umbel.app.outcome import Outcome
 from umbel.engines.broker import Delivery, Settlement
-from umbel.exceptions import DecodeError, SecurityError
+from umbel.exceptions import DecodeError, NotRegistered, SecurityError
 from umbel.message import task as task_message
 from umbel.message.signing import read_keys, verify
 from umbel.message.task import Headers
+from umbel.worker.notices import tell_received, tell_rejected, tell_revoked, tell_unknown
 from umbel.worker.settle import Settler
 
 logger = logging.getLogger("umbel.worker")
@@ -48,6 +49,7 @@ class Gate:
     def __init__(self, app: App, settler: Settler, hard: float | None, soft: float | None) -> None:
         self._app = app
         self._settler = settler
+        self._node = settler.node
         self._hard = app.conf.task_time_limit if hard is None else hard
         self._soft = app.conf.task_soft_time_limit if soft is None else soft
         self.revoked: set[str] = set()
@@ -70,22 +72,25 @@ class Gate:
             headers = task_message.decode_headers(delivery.payload)
             expires = task_message.parse_time(headers.expires)
         except DecodeError as error:
+            tell_rejected(delivery, self._node, error)
             return self._settler.undecodable(delivery, str(error))
         if self._keys is not None:
             try:
                 verify(delivery.payload, delivery.queue, self._keys)
             except SecurityError as error:
+                tell_rejected(delivery, self._node, error)
                 return self._settler.untrusted(delivery, headers, str(error))
         if headers.id in self.revoked:
-            return self._settler.revoked(delivery, headers, "revoked")
+            return self.drop(delivery, headers, "revoked")
         if expires is not None and expires <= clock.time():
-            return self._settler.revoked(delivery, headers, "expired")
+            return self.drop(delivery, headers, "expired")
         task = self._app.tasks.get(headers.task)
         if task is None:
             return self.unknown(delivery, headers)
         if arrivals.isEnabledFor(logging.INFO):
             data = {"id": headers.id, "name": headers.shadow or headers.task}
             arrivals.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
+        tell_received(self._app, delivery, headers, self._node)
         hard, soft = headers.timelimit or (None, None)
         return Held(
             delivery,
@@ -95,8 +100,17 @@ class Gate:
             not task.acks_late,
         )
 
+    def drop(
+        self, delivery: Delivery, headers: Headers, why: Literal["revoked", "expired"]
+    ) -> Settlement:
+        """Settle what was revoked or has expired before it ran."""
+        tell_revoked(self._app, delivery, headers, self._node, expired=why == "expired")
+        return self._settler.revoked(delivery, headers, why)
+
     def ended(self, held: Held, outcome: Outcome) -> Settlement:
         """What follows from how a delivery ended where it ran."""
+        if outcome.ending in {"undecodable", "disallowed", "untrusted"}:
+            tell_rejected(held.delivery, self._node, DecodeError(outcome.error or ""))
         if outcome.ending == "undecodable":
             return self._settler.undecodable(held.delivery, outcome.error or "", held.headers)
         if outcome.ending == "disallowed":
@@ -120,6 +134,9 @@ class Gate:
                 headers.task,
                 timeout,
             )
+        if delivery.unknown_since is None:
+            error = NotRegistered(f"No task {headers.task!r} is registered here.")
+            tell_unknown(delivery, headers, self._node, error)
         if now - since >= timeout:
             return self._settler.unknown(delivery, headers)
         rest = timeout - (now - since)

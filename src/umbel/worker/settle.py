@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import msgspec
+
 from umbel import clock, states
 from umbel.app import App
 from umbel.app.outcome import Outcome
+from umbel.app.steps import acks_on
 from umbel.engines.broker import (
     Acknowledge,
     Bury,
@@ -26,10 +29,12 @@ from umbel.exceptions import (
     WorkerLostError,
 )
 from umbel.message import result as result_message
+from umbel.message import task as task_message
 from umbel.message.result import Extended
 from umbel.message.signing import sign
 from umbel.message.task import Headers
 from umbel.result.expiry import expiry
+from umbel.worker.notices import Notices
 
 logger = logging.getLogger("umbel.worker.request")
 
@@ -48,10 +53,11 @@ REQUEUE_DELAY: Final = 1.0
 class Settler:
     """Builds settlements for one worker; it names the node in the history."""
 
-    def __init__(self, app: App, node: str) -> None:
+    def __init__(self, app: App, node: str, notices: Notices | None = None) -> None:
         self._app = app
         self._conf = app.conf
-        self._node = node
+        self.node = node
+        self._notices = notices
 
     def ended(self, delivery: Delivery, headers: Headers, outcome: Outcome) -> Settlement:
         """The task's function has come to an end in a child."""
@@ -69,7 +75,7 @@ class Settler:
                 Message(tag, headers.id, delivery.queue, payload, delivery.priority, due),
             )
         history = HistoryEntry(
-            headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self._node,
+            headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self.node,
             headers.retries or 0, outcome.error,
         )  # fmt: skip
         end: Acknowledge | PutBack | Bury = Acknowledge()
@@ -85,6 +91,7 @@ class Settler:
         self, delivery: Delivery, headers: Headers, error: Exception, stacks: str = ""
     ) -> Settlement:
         """The supervisor ended the task, at a limit or because its process died."""
+        self._note(delivery, headers, error, stacks)
         return self._close(delivery, headers, Acknowledge(), states.FAILURE, error, stacks)
 
     def lost(self, delivery: Delivery, headers: Headers, cause: str, stacks: str) -> Settlement:
@@ -93,7 +100,13 @@ class Settler:
         Acknowledged early, it must not run again and fails at once.
         """
         error = WorkerLostError(f"The process that ran {headers.task} was lost: {cause}")
-        if delivery.early:
+        task = self._app.tasks.get(headers.task)
+        if task is not None and task.retry_on_worker_lost:
+            limit = task.max_retries
+            if limit is None or (headers.retries or 0) < limit:
+                return self._retried(delivery, headers, error, stacks, task.default_retry_delay)
+            return self.failed(delivery, headers, error, stacks)
+        if delivery.early or (task is not None and task.reject_on_worker_lost is False):
             return self.failed(delivery, headers, error, stacks)
         charged = delivery.deliveries + 1
         end: PutBack | Bury
@@ -105,7 +118,46 @@ class Settler:
             )
         detail = f"{charged} attempts killed their process; the last one was {cause}\n{stacks}"
         end = Bury(headers.id, headers.task, "lost", detail, charged)
+        self._note(delivery, headers, error, stacks)
         return self._close(delivery, headers, end, states.FAILURE, error, stacks)
+
+    def timed_out(
+        self, delivery: Delivery, headers: Headers, error: Exception, stacks: str
+    ) -> Settlement:
+        """The supervisor killed the task at a limit."""
+        task = self._app.tasks.get(headers.task)
+        if task is None or delivery.early or acks_on(task, "timeout"):
+            return self.failed(delivery, headers, error, stacks)
+        return self.lost(delivery, headers, f"killed for {error!r}", stacks)
+
+    def _retried(
+        self, delivery: Delivery, headers: Headers, error: Exception, stacks: str, delay: float
+    ) -> Settlement:
+        """The same as if the task had called `retry` (`retry_on_worker_lost`)."""
+        due = clock.time() + delay
+        retries = (headers.retries or 0) + 1
+        sent = msgspec.json.decode(delivery.payload).get("properties") or {}
+        tag = task_message.retry_tag(headers.id, sent.get("delivery_tag"), retries)
+        payload = task_message.encode_retry(delivery.payload, tag=tag, retries=retries, due=due)
+        meta = None
+        if not self._ignores(headers):
+            record = result_message.describe_exception(error)
+            meta = result_message.encode_failure(
+                headers.id, record, None, stacks or None, status=states.RETRY,
+                parent_id=headers.parent_id, form=self._app.result_format,
+            )  # fmt: skip
+        self._note(delivery, headers, error, stacks, states.RETRY)
+        outcome = Outcome(
+            delivery.number, "retry", result=meta, follow_up=(tag, due, payload), error=str(error)
+        )
+        return self.ended(delivery, headers, outcome)
+
+    def _note(
+        self, delivery: Delivery, headers: Headers, error: Exception, stacks: str,
+        state: str = states.FAILURE,
+    ) -> None:  # fmt: skip
+        if self._notices is not None:
+            self._notices.add(delivery, headers, error, stacks, state=state)
 
     def revoked(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
         """It was revoked or has expired before it ran."""
@@ -194,7 +246,7 @@ class Settler:
     def _describe(self, delivery: Delivery, headers: Headers) -> Extended:
         """What `result_extended` stores; the arguments are never read here."""
         return {
-            "name": headers.task, "args": None, "kwargs": None, "worker": self._node,
+            "name": headers.task, "args": None, "kwargs": None, "worker": self.node,
             "retries": headers.retries or 0, "queue": delivery.queue,
         }  # fmt: skip
 
@@ -210,6 +262,6 @@ class Settler:
 
     def _entry(self, delivery: Delivery, headers: Headers, state: str, error: str) -> HistoryEntry:
         return HistoryEntry(
-            headers.id, headers.task, delivery.queue, state, clock.time(), None, self._node,
+            headers.id, headers.task, delivery.queue, state, clock.time(), None, self.node,
             headers.retries or 0, error[:500],
         )  # fmt: skip

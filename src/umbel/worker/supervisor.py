@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from umbel import clock
+from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
@@ -32,6 +32,7 @@ from umbel.worker.dispatch import READ_AHEAD, Dispatcher
 from umbel.worker.gate import Gate, Held
 from umbel.worker.leases import Incarnation, LeaseKeeper, NodeTaken
 from umbel.worker.limits import Limits
+from umbel.worker.notices import Notices
 from umbel.worker.settle import Settler
 
 logger = logging.getLogger("umbel.worker")
@@ -97,6 +98,8 @@ class Supervisor:
         self._respawn: list[tuple[float, int]] = []
         self._on_ready: Callable[[], None] | None = None
         self._stopping: str | None = None
+        self._stopped_by: str | None = None
+        """The signal that did it."""
         self._lease_lost = False
         self._exit_code = 0
 
@@ -105,13 +108,16 @@ class Supervisor:
     def run(self, on_ready: Callable[[], None]) -> int:
         """Work until told to stop; the process's exit code. `on_ready` is called once."""
         self._on_ready = on_ready
+        signals.worker_init.send(self)
         lease = self.app.conf.worker_lease
         with contextlib.ExitStack() as ends:
             ends.callback(self._children.close)
             run_file = self.incarnation.register(replace=self.options.replace)
             ends.callback(self._leave)
             wake = ends.enter_context(self._signals())
-            self._settler = Settler(self.app, self.incarnation.node)
+            self._notices = Notices(self.app, self.incarnation.node)
+            ends.callback(self._notices.close)
+            self._settler = Settler(self.app, self.incarnation.node, self._notices)
             self._gate = Gate(
                 self.app, self._settler, self.options.time_limit, self.options.soft_time_limit
             )
@@ -126,10 +132,17 @@ class Supervisor:
             ends.callback(self._stop_listening)
             ends.callback(self._children.close)  # before the lease ends
             self._children.hand_over(run_file.descriptor)
+            signals.celeryd_after_setup.send(self.hostname, instance=self, conf=self.app.conf)
             for slot in range(self.slots):
                 self._spawn(slot)
             self._loop(wake)
+        signals.worker_shutdown.send(self)
         return self._exit_code
+
+    @property
+    def hostname(self) -> str:
+        """Its node name (Celery's word)."""
+        return self.incarnation.node
 
     def _stop_listening(self) -> None:
         self._waker.close()
@@ -157,6 +170,7 @@ class Supervisor:
             rung.close()
 
     def _on_signal(self, number: int, _: object) -> None:
+        self._stopped_by = signal.Signals(number).name
         if number == signal.SIGQUIT or self._stopping is not None:
             self._stopping = "cold"
         else:
@@ -235,6 +249,7 @@ class Supervisor:
                 ):
                     self._on_ready()
                     self._on_ready = None
+                    signals.worker_ready.send(self)
                 continue
             if outcome.ending == "finished":
                 child.finishing = None
@@ -327,7 +342,7 @@ class Supervisor:
         if child.verdict is not None and child.verdict.number == delivery.number:
             error = child.verdict.error
             logger.error("Task %s[%s]: %r", headers.task, headers.id, error)
-            return self._settler.failed(delivery, headers, error, child.last_stacks())
+            return self._settler.timed_out(delivery, headers, error, child.last_stacks())
         if self._stopping == "cold" and child.killed and not held.early:
             return self._settler.put_back(delivery)
         cause = describe_exit(status, memory)
@@ -355,6 +370,7 @@ class Supervisor:
         self._complaint = ""
         self._retry_at = 0.0
         self._settlements.clear()
+        self._notices.tell()
         if refused:
             logger.warning(
                 "%d outcomes were refused: their messages had been taken over", len(refused)
@@ -434,7 +450,7 @@ class Supervisor:
         for child in self._children.by_slot.values():
             self._dispatcher.take_back(child)
         self._settlements += [
-            self._settler.revoked(held.delivery, held.headers, "revoked")
+            self._gate.drop(held.delivery, held.headers, "revoked")
             for held in self._dispatcher.drop(self._gate.revoked)
         ]
 
@@ -486,6 +502,7 @@ class Supervisor:
             self.options.log,
             bool(self._max_memory),
         )
+        signals.worker_before_create_process.send(self)
         try:
             child = self._children.spawn(slot, setup)
         except OSError as error:  # no descriptors left, for now
@@ -530,6 +547,12 @@ class Supervisor:
             "waiting for running tasks; once more to stop at once"
             if self._stopping == "warm"
             else "running tasks are stopped and go back into their queues",
+        )
+        signals.worker_shutting_down.send(
+            self.hostname,
+            sig=self._stopped_by,
+            how=str(self._stopping).capitalize(),
+            exitcode=self._exit_code,
         )
         self._respawn.clear()
         dispatcher = self._dispatcher

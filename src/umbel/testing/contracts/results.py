@@ -69,6 +69,20 @@ class ResultStoreContract(EngineContract):
         assert state.revoke([result("a", second, b"fifth")], until=time.time() + FAR) == ["a"]
         assert results.get(["a"]) == {"a": first}
 
+    @pytest.mark.parametrize("end", ["FAILURE", "REVOKED"])
+    def test_a_late_word_of_progress_does_not_undo_an_end(
+        self, results: ResultStore, end: str
+    ) -> None:
+        results.put([result("a", "PROGRESS", b"1"), result("a", "PROGRESS", b"2")])
+        assert results.get(["a"])["a"].meta == b"2"
+        results.put([result("a", end, b"end", time.time() + FAR)])
+        for late in ("PROGRESS", "STARTED", "RETRY"):
+            results.put([result("a", late, b"late"), result("b", late, b"first")])
+        assert results.get(["a", "b"])["a"].status == end
+        assert results.get(["b"])["b"].status == "RETRY"
+        results.put([result("a", "SUCCESS", b"again")])
+        assert results.get(["a"])["a"].meta == b"again"
+
     def test_an_expired_result_is_as_absent(self, results: ResultStore, state: StateStore) -> None:
         now = time.time()
         results.put([result("a", expires=now - 1), result("b", expires=now + FAR), result("c")])
