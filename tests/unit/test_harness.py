@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from umbel import App, Task, clock, exceptions
+from umbel.app.publish import build_message
 from umbel.exceptions import EncodeError, NotRegistered, UmbelError
 from umbel.testing import Harness
 
@@ -225,6 +226,25 @@ def test_coroutines_run_from_plain_code_and_from_a_running_loop(umbel: Harness) 
     assert asyncio.run(main()) == [3, 3]
     add_later.delay(2, 3)
     assert [one.get() for one in umbel.run()] == [5]
+
+
+def test_no_thread_is_left_of_a_test() -> None:
+    async def main(other: App) -> None:
+        result = await add_later.adelay(1, 2)
+        await other.apublish(build_message(other.conf, add.name, (1, 2), None))
+        with pytest.raises(exceptions.TimeoutError, match=r"call umbel\.run\(\) first"):
+            await result.aget()
+        harness.run(limit=1)
+        assert await result.aget() == 3
+
+    before = set(threading.enumerate())
+    with Harness() as harness:
+        asyncio.run(main(App("new", set_as_current=False)))
+        assert any(thread.name == "umbel-sender" for thread in threading.enumerate())
+    left = [t for t in set(threading.enumerate()) - before if t.name.startswith("umbel")]
+    for thread in left:
+        thread.join(10)
+        assert not thread.is_alive(), thread
 
 
 def test_several_apps_with_stores_of_their_own_and_shared(umbel: Harness) -> None:

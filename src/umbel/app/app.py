@@ -246,15 +246,23 @@ class App:
     def let_go(self) -> Callable[[], None]:
         """Forget the open store, so that the next use opens it anew; call the result to go back.
 
-        For tests. Nothing is closed: what uses the store goes on with it.
+        For tests. The store is not closed: what uses it goes on with it.
         """
         kept = self._engine, self._sender, self._waiter
         self._engine = self._sender = self._waiter = None
 
         def go_back() -> None:
+            self.end_threads()
             self._engine, self._sender, self._waiter = kept
 
         return go_back
+
+    def end_threads(self) -> None:
+        """End the threads that send and wait on behalf of coroutines and callbacks."""
+        for helper in (self._sender, self._waiter):
+            if helper is not None:
+                helper.close()
+        self._sender = self._waiter = None
 
     def config_from_object(
         self,

@@ -26,7 +26,7 @@ class Sender:
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Sequence[Message], float, Call]]
+        self._calls: queue.SimpleQueue[tuple[Sequence[Message], float, Call] | None]
         self._calls = queue.SimpleQueue()
         self._running = False
 
@@ -43,14 +43,24 @@ class Sender:
                 threading.Thread(target=self._run, name="umbel-sender", daemon=True).start()
         await call[1]
 
+    def close(self) -> None:
+        """Let the thread end once it has published what was handed in."""
+        with self._lock:
+            if self._running and self._pid == os.getpid():
+                self._calls.put(None)
+                self._running = False
+
     def _run(self) -> None:
         calls = self._calls
-        while True:
-            batch = [calls.get()]
+        while (first := calls.get()) is not None:
+            batch = [first]
             count = len(batch[0][0])
             while count < BATCH and not calls.empty():
-                batch.append(calls.get_nowait())
-                count += len(batch[-1][0])
+                if (more := calls.get_nowait()) is None:
+                    calls.put(None)
+                    break
+                batch.append(more)
+                count += len(more[0])
             for timeout in {timeout for _, timeout, _ in batch}:
                 self._publish([call for call in batch if call[1] == timeout], timeout)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from umbel.engines.broker import StoredResult
 from umbel.engines.results import ResultStore
+from umbel.exceptions import OperationalError
 from umbel.states import READY_STATES
 
 if TYPE_CHECKING:
@@ -159,6 +160,14 @@ class ResultWaiter:
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Watch]] = {}
         self._nudge = -1
+        self._closing = False
+
+    def close(self) -> None:
+        """Let the thread end; whoever still waits gets an `OperationalError`."""
+        with self._lock:
+            if self._nudge >= 0 and self._pid == os.getpid():
+                self._closing = True
+                os.write(self._nudge, b"!")
 
     def watch(self, id: str, watch: Watch) -> None:
         """Call `watch`, once, when the task has ended."""
@@ -205,6 +214,7 @@ class ResultWaiter:
         except Exception as error:  # noqa: BLE001  (handed to each caller; the next starts anew)
             with self._lock:
                 nudge, self._nudge = self._nudge, -1
+                self._closing = False
                 watches = [watch for watches in self._waiting.values() for watch in watches]
                 self._waiting.clear()
             os.close(nudge)
@@ -220,7 +230,7 @@ class ResultWaiter:
         for source in (nudged, waker.fileno()):
             poll.register(source, select.POLLIN)
         try:
-            while True:
+            while not self._closing:
                 waker.drain()
                 before = time.monotonic()
                 self._look(results)
@@ -230,6 +240,7 @@ class ResultWaiter:
                 ready = poll.poll(SLOW_LOOK * 1000 if self._waiting else None)
                 if any(source == nudged for source, _ in ready):
                     os.read(nudged, 65536)
+            raise OperationalError("The app was closed while this waited for a result.")
         finally:
             waker.close()
 

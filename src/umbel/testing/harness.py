@@ -99,6 +99,7 @@ class Harness:
         self._ends.close()
         for app in list(apps):  # those that were made meanwhile
             if isinstance(app.opened, _Engine):
+                app.end_threads()
                 app.let_go()
 
     def _open(self, url: str) -> Engine:
