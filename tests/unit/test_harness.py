@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from umbel import App, Task, clock, exceptions
+from umbel import App, Task, clock, exceptions, shared_task
+from umbel.app.current import State
 from umbel.app.publish import build_message
 from umbel.exceptions import EncodeError, NotRegistered, UmbelError
 from umbel.testing import Harness
@@ -265,6 +266,21 @@ def test_several_apps_with_stores_of_their_own_and_shared(umbel: Harness) -> Non
     add.delay(1, 2)
     assert sorted(one.get() for one in umbel.run()) == [3, 8, 15]
     assert "secret" not in producer.engine.name
+
+
+def test_shared_tasks_go_where_the_current_app_sends(umbel: Harness) -> None:
+    @shared_task
+    def halve(x: int) -> float:
+        return x / 2
+
+    before = State.current
+    try:
+        project = App("project")
+        halve.delay(3)
+        assert [one.get() for one in umbel.run()] == [1.5]
+        assert project.opened is not None
+    finally:
+        State.current = before
 
 
 def test_all_is_as_before_afterwards(tmp_path: Path) -> None:

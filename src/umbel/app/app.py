@@ -566,7 +566,7 @@ class App:
         if State.default is self:
             State.default = None
         engine, self._engine = self._engine, None
-        self._sender = self._waiter = None
+        self.end_threads()
         if engine is not None:
             engine.close()
 

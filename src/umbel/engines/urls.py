@@ -30,6 +30,12 @@ def open_engine(url: str) -> Engine:
         return engine
 
 
+def forget_engine(url: str) -> None:
+    """Open it anew the next time that it is asked for: what a store in memory held is gone."""
+    with _lock:
+        _engines.pop(url, None)
+
+
 @contextmanager
 def replaced_engines(make: Callable[[str], Engine]) -> Iterator[None]:
     """For tests: meanwhile each URL is opened afresh, once, by `make`; then the old ones are back.

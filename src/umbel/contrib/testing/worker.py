@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from umbel.app import App
+from umbel.app.current import State
+from umbel.contrib.testing.app import Trap
+from umbel.contrib.testing.tasks import PING
 from umbel.exceptions import ImproperlyConfigured
 from umbel.signals import Signal
 from umbel.worker.embedded import EmbeddedWorker, WorkerThread
 
 WORKER_LOGLEVEL: Final = os.environ.get("WORKER_LOGLEVEL")
 """Level that the package's loggers get while a worker runs; unset: the one they have."""
-PING: Final = "celery.ping"
 POOLS: Final = ("solo", "threads")
 """Pools that can run inside a process; with each the tasks run one after the other."""
 WITHOUT_EFFECT: Final = frozenset({"without_heartbeat", "without_mingle", "without_gossip"})
@@ -65,7 +67,7 @@ def start_worker(
     worker: TestWorkController | None = None
     try:
         worker = TestWorkController(app, node=hostname, queues=_split(queues))
-        with _logging(loglevel, logfile), _running(worker, shutdown_timeout):
+        with _current(app), _logging(loglevel, logfile), _running(worker, shutdown_timeout):
             test_worker_started.send(sender=app, worker=worker, consumer=worker)
             if perform_ping_check:
                 _ping(app, worker.queues[0], ping_task_timeout)
@@ -93,6 +95,19 @@ def _split(queues: str | Sequence[str] | None) -> Sequence[str]:
     if isinstance(queues, str):
         return [name.strip() for name in queues.split(",") if name.strip()]
     return queues or ()
+
+
+@contextlib.contextmanager
+def _current(app: App) -> Iterator[None]:
+    """Make it the app that is meant where none is named, unless naming none is to be an error."""
+    before = State.current
+    if not isinstance(before, Trap):
+        app.set_current()
+    try:
+        yield
+    finally:
+        if State.current is app:
+            State.current = before
 
 
 @contextlib.contextmanager
@@ -127,12 +142,6 @@ def _logging(level: str | int | None, file: str | None) -> Iterator[None]:
 
 def _ping(app: App, queue: str, timeout: float) -> None:
     """Send a task through and wait for its answer."""
-    if PING not in app.tasks:
-        app.task(name=PING)(_pong)
     answer = app.send_task(PING, queue=queue).get(timeout=timeout)
     if answer != "pong":
         raise RuntimeError(f"The worker answered a ping with {answer!r}.")
-
-
-def _pong() -> str:
-    return "pong"
