@@ -182,6 +182,8 @@ def files(acme: Identity, tmp_path: Path) -> Iterator[dict[str, Any]]:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "acme.pem").write_bytes(acme.certificate)
     (tmp_path / "store" / "folder").mkdir()
+    # Celery's set-up turns everything but "auth" off for the whole process.
+    disabled = set(kombu_serialization.registry._disabled_content_types)
     yield {
         "security_key": str(tmp_path / "key.pem"),
         "security_certificate": str(tmp_path / "cert.pem"),
@@ -192,6 +194,8 @@ def files(acme: Identity, tmp_path: Path) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(kombu_exceptions.SerializerNotInstalled):
         kombu_serialization.unregister("auth")
     kombu_serialization.registry._set_default_serializer("json")
+    kombu_serialization.registry._disabled_content_types.clear()
+    kombu_serialization.registry._disabled_content_types.update(disabled)
 
 
 def test_the_real_celery_and_we_exchange_signed_messages(

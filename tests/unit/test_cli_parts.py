@@ -12,9 +12,10 @@ import time
 import click
 import pytest
 
-from umbel import cli
+from umbel import App, cli
+from umbel.cli.errors import Refusal
 from umbel.cli.output import describe_duration, describe_moment, print_table
-from umbel.cli.worker import expand_node_name
+from umbel.cli.worker import expand_node_name, refuse_pickle_as_root
 
 
 def modules_of(*args: str) -> set[str]:
@@ -115,3 +116,26 @@ def test_durations_and_moments() -> None:
 def test_tables_line_up(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("NAME", "N"), [("a", 5), ("long name", 1000)])
     assert capsys.readouterr().out == "NAME          N\na             5\nlong name  1000\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "accept", "forced", "refused"),
+    [
+        (0, ["json", "pickle"], "", True),
+        (0, ["application/x-python-serialize"], "", True),
+        (0, ["json", "pickle"], "1", False),
+        (0, ["json"], "", False),
+        (1000, ["json", "pickle"], "", False),
+    ],
+)
+def test_root_does_not_read_pickles(
+    monkeypatch: pytest.MonkeyPatch, user: int, accept: list[str], forced: str, refused: bool
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setenv("C_FORCE_ROOT", forced)
+    app = App("pickles", accept_content=accept, set_as_current=False)
+    if not refused:
+        refuse_pickle_as_root(app)
+        return
+    with pytest.raises(Refusal, match="C_FORCE_ROOT=1"):
+        refuse_pickle_as_root(app)

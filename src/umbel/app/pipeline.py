@@ -22,7 +22,7 @@ from umbel.app.outcome import Outcome
 from umbel.app.progress import describe_request
 from umbel.app.request import Request, RetryPlan, current
 from umbel.app.steps import Steps, retry_automatically
-from umbel.app.trace import log_failure, log_flow, log_retry, log_success
+from umbel.app.trace import log_failure, log_flow, log_retry, log_success, log_unfollowed
 from umbel.exceptions import (
     ContentDisallowed,
     DecodeError,
@@ -128,6 +128,8 @@ class Pipeline:
         request.called_directly = False
         request.parent_id = headers.parent_id
         request.owner = task
+        if message.embed != task_message.NO_EMBED:
+            log_unfollowed(request, message.embed)
         return request
 
     def _stores(self, steps: Steps, request: Request, *, failed: bool = False) -> bool:

@@ -172,10 +172,25 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
         raise
 
 
+def refuse_pickle_as_root(app: App) -> None:
+    """Whoever can send a pickle runs what they like, as whoever reads it (as in Celery)."""
+    from umbel.message.content import PICKLE, content_types
+
+    if os.geteuid() or PICKLE not in content_types(app.conf.accept_content):
+        return
+    if not os.environ.get("C_FORCE_ROOT"):
+        raise Refusal(
+            "This worker would run as root and accept pickle: whoever can write to the store could "
+            "run anything as root. Run it as another user, take pickle out of accept_content, or "
+            "set C_FORCE_ROOT=1."
+        )
+
+
 def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
     """Run the worker; its exit code."""
     target = asked.load()
     app = target.app
+    refuse_pickle_as_root(app)
     queues = choose_queues(app, wishes.queues, wishes.excluded)
     from types import SimpleNamespace
 
