@@ -33,6 +33,11 @@ DIFFERENCES: Final = (
         "a task that ignores its soft limit is killed after the grace",
         "a task may ignore its soft limit (for a week, with compat)",
     ),
+    Difference(
+        "worker_hijack_root_logger", True,
+        "logging that the app has set up stays as it is",
+        "the worker takes the root logger's handlers away and sets its own",
+    ),
 )  # fmt: skip
 """Settings only: that unknown names are refused, and passed over with a warning in Celery, is
 the one difference of `compat` that is no setting."""

@@ -55,13 +55,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         # ------------------------------------------------------------------------------ task_
         **_rows(
             "later",
-            "comes with eager mode",
-            task_always_eager=False,
-            task_eager_propagates=False,
-            task_store_eager_result=False,
-        ),
-        **_rows(
-            "later",
             _AMQP,
             task_create_missing_queue_type="classic",
             task_default_queue_type="classic",
@@ -118,21 +111,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             worker_deduplicate_successful_tasks=False,
         ),
         **_rows("later", _REMOTE, worker_enable_remote_control=True, worker_pool_restarts=False),
-        **_rows(
-            "later",
-            "comes with the worker's own logging: -l and -f set level and file",
-            worker_hijack_root_logger=True,
-            worker_log_color=None,
-            worker_log_datefmt=None,
-            worker_log_format="[%(asctime)s: %(levelname)s/%(processName)s] %(message)s",
-            worker_redirect_stdouts=True,
-            worker_redirect_stdouts_level="WARNING",
-            worker_task_log_datefmt=None,
-            worker_task_log_format=(
-                "[%(asctime)s: %(levelname)s/%(processName)s] "
-                "%(task_name)s[%(task_id)s]: %(message)s"
-            ),
-        ),
         **_rows(
             "no effect",
             "an outcome leaves a process before its next task starts, so none comes late",

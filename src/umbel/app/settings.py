@@ -48,6 +48,7 @@ class Settings(Configuration):
     task_default_exchange: str | None = None
     """The exchange of queues in `task_queues` that name none; None: named as the default queue."""
     task_default_exchange_type: str = "direct"
+    """The type of exchanges in `task_queues` that name none: direct, topic or fanout."""
     task_default_routing_key: str | None = None
     """The key of queues in `task_queues` that name none; None: the default queue's name."""
     task_default_delivery_mode: int | str = 2
@@ -168,6 +169,7 @@ class Settings(Configuration):
     worker_log_color: bool | None = None
     """Colours in the log; None: if it goes to a terminal."""
     worker_log_format: str = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+    """Format of the worker's own lines."""
     worker_log_datefmt: str | None = None
     """`strftime` format of %(asctime)s in `worker_log_format`."""
     worker_task_log_format: str = (
@@ -175,9 +177,11 @@ class Settings(Configuration):
     )
     """Format of the lines that tasks log."""
     worker_task_log_datefmt: str | None = None
+    """`strftime` format of %(asctime)s in `worker_task_log_format`."""
     worker_redirect_stdouts: bool = True
     """What tasks print goes to the log, unless the app has set logging up."""
     worker_redirect_stdouts_level: str = "WARNING"
+    """The level of what is printed."""
     worker_lease: float = 30.0
     """How long a worker's lease must stand still before another takes over its work. A worker
     that died on the same host is noticed at once, by its lock."""
