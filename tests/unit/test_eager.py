@@ -4,12 +4,19 @@ import asyncio
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from umbel import App, AsyncResult, Task
-from umbel.exceptions import EncodeError, MaxRetriesExceededError, NotRegistered, TaskRevokedError
+from umbel import App, AsyncResult, Task, signals
+from umbel.exceptions import (
+    EncodeError,
+    Ignore,
+    MaxRetriesExceededError,
+    NotRegistered,
+    Reject,
+    TaskRevokedError,
+)
 from umbel.result import EagerResult, allow_join_result
 
 app = App("eager", broker="memory://eager", result_backend="broker")
@@ -200,6 +207,63 @@ def test_eager_results_are_stored_when_asked_for() -> None:
     assert app.AsyncResult(fails.delay("x").id).state == "FAILURE"
     with pytest.raises(EncodeError):
         echo.apply((object(),)).get()
+
+
+class Told(Task):
+    def before_start(self, *_: Any) -> None:
+        self.heard.append("before_start")
+
+    def on_success(self, *_: Any) -> None:
+        self.heard.append("on_success")
+
+    def on_failure(self, *_: Any) -> None:
+        self.heard.append("on_failure")
+
+    def on_retry(self, *_: Any) -> None:
+        self.heard.append("on_retry")
+
+    def after_return(self, *_: Any) -> None:
+        self.heard.append("after_return")
+
+    heard: ClassVar[list[str]] = []
+
+
+@app.task(base=Told, autoretry_for=(KeyError,), max_retries=1, retry_backoff=True)
+def told(how: str) -> str:
+    if how == "ignore":
+        raise Ignore
+    if how == "reject":
+        raise Reject("unwanted", requeue=False)
+    if how == "fail":
+        raise KeyError(how)
+    return how
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "heard"),
+    [
+        ("return", "SUCCESS", ["before_start", "on_success", "after_return"]),
+        (
+            "fail",
+            "FAILURE",
+            ["before_start", "on_retry", "before_start", "on_failure", "after_return"],
+        ),
+        ("ignore", "IGNORED", ["before_start"]),
+        ("reject", "REJECTED", ["before_start"]),
+    ],
+)
+def test_handlers_come_as_in_a_worker(how: str, state: str, heard: list[str]) -> None:
+    Told.heard.clear()
+    signalled: list[str] = []
+
+    def prerun(sender: object, signal: Any, **_: object) -> None:
+        signalled.append(signal.name)
+
+    signals.task_prerun.connect(prerun)
+    assert told.apply((how,)).state == state
+    signals.task_prerun.disconnect(prerun)
+    assert Told.heard == heard
+    assert signalled == ["task_prerun"] * heard.count("before_start")
 
 
 @pytest.mark.usefixtures("always_eager")
