@@ -285,7 +285,7 @@ def test_shared_tasks_go_where_the_current_app_sends(umbel: Harness) -> None:
 
 def test_all_is_as_before_afterwards(tmp_path: Path) -> None:
     mine = App("mine", broker=f"sqlite:///{tmp_path}/queue.db")
-    before = mine.engine
+    before, waiter = mine.engine, mine.waiter
     with Harness() as harness:
         assert mine.engine is not before
         harness.advance(days=1)
@@ -295,6 +295,7 @@ def test_all_is_as_before_afterwards(tmp_path: Path) -> None:
         assert len(harness.queued) == 1
     assert mine.engine is new.engine is before
     assert before.broker.counts() == []
+    assert mine.waiter is waiter  # whoever waited outside goes on waiting
     assert clock.time is time.time
 
 
