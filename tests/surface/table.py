@@ -1,0 +1,225 @@
+"""The table of Celery's public names: what each does here, and the test that shows it.
+
+`python -m tests.surface.table` writes it to `docs/reference/surface.md`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import click
+
+import umbel
+from tests.surface.verdicts import LATER, REFUSED, WITHOUT_EFFECT
+from umbel import App
+from umbel.app.names import KNOWN
+from umbel.app.options import SendOptions, TaskOptions
+from umbel.app.request import Request
+from umbel.app.settings import Settings
+from umbel.app.spelling import resolve
+from umbel.app.task import Task
+from umbel.cli import commands
+from umbel.result import AsyncResult, EagerResult, ResultSet
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "surface.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    group: str
+    name: str
+    verdict: str
+    """works, without effect, refused, later; or empty: something is missing."""
+    evidence: str
+
+
+def inventory() -> Iterator[tuple[str, str]]:
+    """(group, name) of every public name of Celery 5.7."""
+    for line in (Path(__file__).parent / "inventory.tsv").read_text().splitlines():
+        group, _, name = line.partition("\t")
+        yield group, name
+
+
+@cache
+def rows() -> list[Row]:
+    """The whole table."""
+    return [_row(group, name) for group, name in inventory()]
+
+
+def _row(group: str, name: str) -> Row:
+    key = (group, name)
+    if key in REFUSED:
+        return Row(*key, "refused", REFUSED[key])
+    if key in LATER:
+        return Row(*key, "later", f"comes with {LATER[key]}")
+    if group in {"setting", "old setting"}:
+        return Row(*key, *_setting(name))
+    if key in WITHOUT_EFFECT:
+        return Row(*key, "without effect", WITHOUT_EFFECT[key])
+    if not resolves(group, name):
+        return Row(*key, "", "there is no such name")
+    test = shown_by(group, name)
+    return Row(*key, "works", test) if test else Row(*key, "", "no test shows it")
+
+
+# --------------------------------------------------------------------------------- is it there?
+
+
+def resolves(group: str, name: str) -> bool:
+    """Whether the name exists here."""
+    if group in _names():
+        return name in _names()[group]
+    if group == "umbel" or group.removeprefix("umbel ") in COMMANDS:
+        return _option_resolves(group, name)
+    try:
+        return hasattr(importlib.import_module(group), name)
+    except ModuleNotFoundError:
+        return False
+
+
+@cache
+def _names() -> dict[str, set[str]]:
+    """The names that there are, of each group that is no module and no command."""
+    app = App("surface", broker="memory://", result_backend="broker", set_as_current=False)
+    options = set(SendOptions.__annotations__)
+    return {
+        "App.": set(dir(app)),
+        "App()": set(inspect.signature(App.__init__).parameters),
+        "app.conf.": set(dir(app.conf)),
+        "@task": {*TaskOptions.__annotations__, "bind"},
+        "Task.": {*dir(Task), *TaskOptions.__annotations__},
+        "Task.request.": set(dir(Request("", ""))),
+        "apply_async": {*options, "args", "kwargs"},
+        "retry": {*inspect.signature(Task.retry).parameters, *options, "options"},
+        "umbel (module)": set(umbel.__all__),
+        "AsyncResult.": set(dir(AsyncResult("id", app=app))),
+        "EagerResult.": set(dir(EagerResult("id", None, "SUCCESS"))),
+        "ResultSet.": set(dir(ResultSet([], app=app))),
+    }
+
+
+COMMANDS = ("worker", "call", "purge", "result", "shell", "status")
+
+
+def _option_resolves(group: str, name: str) -> bool:
+    command: click.Command = commands
+    context = click.Context(command)
+    if group != "umbel":
+        assert isinstance(commands, click.Group)
+        found = commands.get_command(context, group.removeprefix("umbel "))
+        if found is None:
+            return False
+        command = found
+    elif not name.startswith("-"):
+        assert isinstance(commands, click.Group)
+        return commands.get_command(context, name) is not None
+    have = {text for p in command.params for text in (*p.opts, *p.secondary_opts)}
+    have |= {p.name or "" for p in command.params if isinstance(p, click.Argument)}
+    names = name.split("/")
+    return all(one in have for one in names) if name.startswith("-") else bool(have)
+
+
+def _setting(name: str) -> tuple[str, str]:
+    fields = Settings.__annotations__
+    old, _, new = name.partition(" ")
+    if new:
+        known = resolve(old, fields)
+        return ("works", SPELLINGS) if known == new else ("", f"{old} is read as {known}")
+    if name in fields:
+        test = shown_by("setting", name)
+        return ("works", test) if test else ("", "no test shows it")
+    if name not in KNOWN:
+        return "", "there is no such setting"
+    kind, reason = KNOWN[name].kind, KNOWN[name].reason
+    return {"no effect": "without effect"}.get(kind, kind), reason
+
+
+SPELLINGS = "tests/unit/test_settings.py"
+"""Where each old name is set."""
+
+
+# ----------------------------------------------------------------------------- which test shows it?
+
+
+@cache
+def _tests() -> dict[str, str]:
+    """The text of each test file, those of behaviour first."""
+    found = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        if not name.startswith("tests/surface/") and path.name not in {"conftest.py", "plants.py"}:
+            found[name] = path.read_text()
+    return found
+
+
+def shown_by(group: str, name: str) -> str:
+    """The first test file that uses the name in the way of its group; "" if none does."""
+    pattern = _use(group, name)
+    hits = [file for file, text in _tests().items() if pattern.search(text)]
+    return hits[0] if hits else ""
+
+
+def _use(group: str, name: str) -> re.Pattern[str]:
+    word = rf"\b{re.escape(name)}\b"
+    if group in {"App()", "apply_async", "retry", "@task"}:
+        return re.compile(rf"{word}\s*=|[\"']{re.escape(name)}[\"']")
+    if group.endswith("."):
+        text = re.escape(name)
+        return re.compile(rf"\.{text}\b|[\"']{text}[\"']|def {text}\b|^ +{text} = ", re.MULTILINE)
+    if group == "umbel" or group.removeprefix("umbel ") in COMMANDS:
+        names = "|".join(re.escape(one) for one in name.split("/"))
+        return re.compile(rf"[\"'`\s=]({names})(?![\w-])")
+    return re.compile(word)
+
+
+# --------------------------------------------------------------------------------------- the page
+
+
+TITLES = {
+    "works": "works",
+    "without effect": "accepted",
+    "refused": "refused",
+    "later": "later",
+    "": "missing",
+}
+HEAD = """# Celery's public names, one by one
+
+Every public name, option, setting and command-line option of Celery 5.7, and what it does here:
+*works*, with a test that uses it; *accepted*, without effect and why; *refused*, and why; *later*,
+with the area that it belongs to and that this version does not have; *missing*, with what is not
+there: the name, or a test that uses it. Generated by `python -m tests.surface.table`;
+a test fails when it is stale, or when more is missing than before.
+"""
+
+
+def page() -> str:
+    """The table as Markdown."""
+    everything = rows()
+    counts = {verdict: sum(row.verdict == verdict for row in everything) for verdict in TITLES}
+    summary = ", ".join(f"{counts[verdict]} {title}" for verdict, title in TITLES.items())
+    lines = [HEAD, f"{summary}."]
+    group = ""
+    for row in everything:
+        if row.group != group:
+            group = row.group
+            lines += ["", f"## {group.rstrip('.')}", "", "| name | here | |", "|---|---|---|"]
+        evidence = f"`{row.evidence}`" if row.verdict == "works" else row.evidence
+        lines.append(f"| `{row.name}` | {TITLES[row.verdict]} | {evidence} |")
+    return "\n".join(lines) + "\n"
+
+
+def missing() -> str:
+    """The rows where something is missing, as lines of `missing.tsv`."""
+    return "".join(f"{row.group}\t{row.name}\n" for row in rows() if not row.verdict)
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())
