@@ -154,3 +154,37 @@ def test_looking_reads_and_does_not_import(tmp_path: Path) -> None:
         ("a:one", 3), ("b:two", 2), ("pkg.tasks:three", 4),
     }  # fmt: skip
     assert "deep.py" not in {path.name for path in found.files}
+
+
+def test_the_app_that_pyproject_names(project: Project) -> None:
+    project.write("other.py", APP)
+    project.write("deep/er/x.py", "")
+    project.write("pyproject.toml", '[tool.umbel]\napp = "tasks:app"\n')
+    assert project.ask("call", "tasks.add", "1", "2")["known"] is True
+    assert project.ask("--workdir", "deep/er", "call", "tasks.add", "1", "2")["known"] is True
+    assert project.ask("-A", "other", "call", "tasks.add", "1", "2")["known"] is False
+    project.environment["CELERY_APP"] = "other"
+    assert project.ask("call", "tasks.add", "1", "2")["known"] is False
+    del project.environment["CELERY_APP"]
+    project.write("pyproject.toml", "[tool.umbel]\napp = 3\n")
+    assert "[tool.umbel] app must be text" in project.refuse("queues", code=73)
+    project.write("pyproject.toml", "[tool.umbel\n")
+    assert "cannot be read" in project.refuse("queues", code=73)
+
+
+def test_a_celery_3_project_needs_no_app_and_no_option(empty: Project) -> None:
+    empty.write("celeryconfig.py", "CELERY_IMPORTS = ('work',)\nCELERYD_CONCURRENCY = 1\n")
+    empty.write("work.py", "from umbel import shared_task\n\n@shared_task\ndef add(x, y):\n"
+                "    return x + y\n")  # fmt: skip
+    with empty.worker("-f", "w.log", "-l", "INFO") as lines:
+        assert any(line.split()[:2] == ["app", "umbel.app.default:app"] for line in lines)
+        sent = empty.ask("call", "work.add", "2", "3", "--wait")
+        assert sent["result"] == 5
+    assert f"Task work.add[{sent['id']}] succeeded" in (empty.folder / "w.log").read_text()
+
+
+def test_a_module_of_the_line_with_an_error_shows_it(project: Project) -> None:
+    project.write("more.py", "import nowhere\n")
+    complaint = project.refuse("worker", "-I", "more", code=1)
+    assert "more.py" in complaint
+    assert "No module named 'nowhere'" in complaint

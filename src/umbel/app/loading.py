@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,8 @@ from umbel.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     import ast
 
+DEFAULT_APP = "umbel.app.default:app"
+"""The app of a folder that has a `celeryconfig` and names no app."""
 ATTRIBUTES = ("app", "celery")
 """Names under which a module's app is looked for first (Celery's rule)."""
 PATTERNS = (
@@ -64,6 +66,13 @@ def load_app(name: str) -> App:
     return find_app(name)[0]
 
 
+def import_modules(app: App, include: Iterable[str] = ()) -> None:
+    """Import the modules with the app's tasks, and those that a command line names besides."""
+    app.import_default_modules()
+    for module in include:
+        importlib.import_module(module)
+
+
 def find_app(name: str) -> tuple[App, str]:
     """The app of a name, and its exact place as `module:attribute`.
 
@@ -83,6 +92,35 @@ def survey(folder: Path) -> Survey:
                 found.files.append(path)
                 _read_candidates(path, module, found)
     return found
+
+
+def configured_app(folder: Path) -> tuple[str, Path] | None:
+    """What `[tool.umbel] app` of the nearest pyproject.toml says, and the folder of that file.
+
+    `ImproperlyConfigured` if the file cannot be read.
+    """
+    for place in (folder, *folder.parents):
+        file = place / "pyproject.toml"
+        if file.is_file():
+            text = file.read_bytes()
+            if b"tool.umbel" not in text:
+                return None
+            import tomllib
+
+            try:
+                table = tomllib.loads(text.decode()).get("tool", {}).get("umbel", {})
+            except ValueError as error:
+                raise ImproperlyConfigured(f"{file} cannot be read: {error}") from error
+            name = table.get("app")
+            if name is not None and not isinstance(name, str):
+                raise ImproperlyConfigured(f"{file}: [tool.umbel] app must be text, not {name!r}.")
+            return (name, place) if name else None
+    return None
+
+
+def has_celeryconfig(folder: Path) -> bool:
+    """Whether there is a configuration module as Celery 3 looked for it."""
+    return any((folder / name).exists() for name in ("celeryconfig.py", "celeryconfig/__init__.py"))
 
 
 # ------------------------------------------------------------------ by name

@@ -94,9 +94,8 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             worker_cancel_long_running_tasks_on_connection_loss=False,
         ),
         **_rows(
-            "later",
-            "comes with the bounded shutdown: SIGTERM waits for what runs, a second one does not",
-            worker_soft_shutdown_timeout=0.0,
+            "no effect",
+            "an idle worker holds nothing that it could lose: delayed tasks wait in the store",
             worker_enable_soft_shutdown_on_idle=False,
         ),
         **_rows("later", "comes with routing to one worker", worker_direct=False),

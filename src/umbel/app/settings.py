@@ -182,6 +182,8 @@ class Settings(Configuration):
     """What tasks print goes to the log, unless the app has set logging up."""
     worker_redirect_stdouts_level: str = "WARNING"
     """The level of what is printed."""
+    worker_soft_shutdown_timeout: float = 0.0
+    """Seconds that running tasks have from the signal for a cold shutdown to that shutdown."""
     worker_lease: float = 30.0
     """How long a worker's lease must stand still before another takes over its work. A worker
     that died on the same host is noticed at once, by its lock."""

@@ -13,7 +13,7 @@ import click
 
 from umbel.cli.errors import FAILURE, print_error
 from umbel.cli.invocation import Invocation
-from umbel.cli.options import common_options
+from umbel.cli.options import global_options
 
 STARTED = time.monotonic()
 """When the command began, but for the interpreter's own start (monotonic)."""
@@ -76,7 +76,7 @@ def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version,
     help="Show the version and exit.",
 )  # fmt: skip
-@common_options
+@global_options
 def commands() -> None:
     """Umbel, a task queue.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from umbel.cli.errors import FAILURE, USAGE, Refusal
@@ -31,6 +33,20 @@ class Invocation:
     workdir: str | None = None
     """Where to go; None once there."""
     as_json: bool = False
+    quiet: bool = False
+    no_color: bool = False
+    skip_checks: bool = False
+    config: str | None = None
+    result_backend: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was accepted and has no effect, for people who watch a worker start."""
+    home: str = field(default_factory=os.getcwd)
+    """The working directory at first."""
+
+    @property
+    def color(self) -> bool | None:
+        """False if there are to be no colours; None leaves it to the terminal."""
+        return False if self.no_color else None
 
     def enter(self) -> None:
         """Go to the working directory and name the broker.
@@ -40,22 +56,42 @@ class Invocation:
         if self.workdir is not None:
             os.chdir(self.workdir)
             self.workdir = None
-        if self.broker is not None:
-            os.environ["UMBEL_BROKER_URL"] = self.broker
+        for name, value in (
+            ("UMBEL_BROKER_URL", self.broker),
+            ("UMBEL_RESULT_BACKEND", self.result_backend),
+            ("UMBEL_CONFIG_MODULE", self.config),
+        ):
+            if value is not None:
+                os.environ[name] = value
+
+    def run_again(self) -> NoReturn:
+        """Become a new process that runs the same line."""
+        os.chdir(self.home)
+        words = [word for word in self.words if word not in {"-D", "--detach"}]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "umbel", *words])  # noqa: S606
 
     def load_app(self) -> tuple[App, str]:
         """Find the app, and its exact place; its store is not opened."""
         self.enter()
         return self._find()
 
-    def load(self) -> Target:
-        """Find the app and open its store."""
+    def load(
+        self, include: Sequence[str] = (), settings: Mapping[str, str] | None = None
+    ) -> Target:
+        """Find the app, do what the line says of it, and open its store."""
+        from umbel.app.loading import import_modules
+
         self.enter()
         app, name = self._find()
+        problem = _override(app, settings)
+        if problem:
+            raise Refusal(problem, USAGE)
         engine = _open(app)
         try:
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
-                app.import_default_modules()
+                import_modules(app, include)
         except (Exception, SystemExit) as error:
             message = f"A module with tasks of {name} could not be imported; its error is above."
             raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
@@ -66,9 +102,9 @@ class Invocation:
         self.enter()
         if self.broker is None or self.app_name is not None:
             return self.load()
-        from umbel.app.loading import survey
+        from umbel.app.loading import configured_app, survey
 
-        if len(survey(Path.cwd()).apps) == 1:
+        if configured_app(Path.cwd()) or len(survey(Path.cwd()).apps) == 1:
             return self.load()
         from umbel.app import App
 
@@ -81,12 +117,7 @@ class Invocation:
         folder = os.getcwd()
         if sys.path[0] != folder:
             sys.path.insert(0, folder)
-        name = self.app_name
-        if name is None:
-            found = survey(Path.cwd())
-            if len(found.apps) != 1:
-                raise Refusal(self._explain_choice(found), USAGE)
-            name = found.apps[0].name
+        name = self.app_name or self._choose()
         try:
             # What a module prints when it is imported is no part of our answer.
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
@@ -98,6 +129,28 @@ class Invocation:
         except (Exception, SystemExit) as error:
             message = f"The app {name} could not be imported; the error is its own, above."
             raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
+
+    def _choose(self) -> str:
+        """The app's name where the line has none.
+
+        As `[tool.umbel] app` of the nearest pyproject.toml says; else the only one in the folder;
+        else, beside a `celeryconfig`, an app made of that, as Celery 3 did.
+        """
+        from umbel.app.loading import DEFAULT_APP, configured_app, has_celeryconfig, survey
+
+        folder = Path.cwd()
+        configured = configured_app(folder)
+        if configured is not None:
+            name, root = configured
+            if str(root) not in sys.path:
+                sys.path.insert(1, str(root))
+            return name
+        found = survey(folder)
+        if len(found.apps) == 1:
+            return found.apps[0].name
+        if has_celeryconfig(folder):
+            return DEFAULT_APP
+        raise Refusal(self._explain_choice(found), USAGE)
 
     def _explain_choice(self, found: Survey) -> str:
         """Why there is no only app, and the line to type."""
@@ -203,9 +256,20 @@ def _open(app: App) -> Engine:
         raise Refusal(str(error), USAGE) from error
 
 
+def _override(app: App, settings: Mapping[str, str] | None) -> str:
+    """Give the app the line's settings; what is wrong with them."""
+    from umbel.exceptions import ImproperlyConfigured
+
+    if settings:
+        try:
+            app.conf.override(settings, "command line")
+        except ImproperlyConfigured as error:
+            return str(error)
+    return ""
+
+
 def _own_traceback(error: BaseException) -> str:
     """An error's traceback from the user's first frame on."""
-    import importlib
     import traceback
 
     ours = os.path.dirname(os.path.dirname(__file__)) + os.sep

@@ -17,8 +17,41 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def common_options(function: F) -> F:
-    """Give a command -A, -b, --workdir and --json; the group takes them too."""
+    """Give a command -A, -b, --workdir and --json, and Celery's global options, hidden."""
+    return _add_options(function, hidden=True)
+
+
+def global_options(function: F) -> F:
+    """Give the group all of them; `CELERY_APP` and the like stand for what is not given."""
+    return _add_options(function, hidden=False)
+
+
+def _add_options(function: F, *, hidden: bool) -> F:
+    def variables(*names: str) -> list[str]:
+        return [] if hidden else list(names)
+
     for option in (
+        click.option(
+            "--skip-checks", is_flag=True, hidden=True, **_kept_as("skip_checks"),
+        ),
+        click.option(
+            "--loader", metavar="CLASS", hidden=True, expose_value=False, callback=refuse_loader,
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, hidden=hidden, help="Say less.", **_kept_as("quiet"),
+        ),
+        click.option(
+            "-C", "--no-color", is_flag=True, hidden=hidden, help="No colours, as with NO_COLOR.",
+            **_kept_as("no_color"),
+        ),
+        click.option(
+            "--config", metavar="MODULE", hidden=hidden, help="The configuration of an app that "
+            "has none.", **_kept_as("config"),
+        ),
+        click.option(
+            "--result-backend", metavar="URL", hidden=hidden, help="Where results are kept.",
+            **_kept_as("result_backend"),
+        ),
         click.option(
             "--json", is_flag=True, help="Write JSON, errors too.", **_kept_as("as_json")
         ),
@@ -32,21 +65,30 @@ def common_options(function: F) -> F:
         ),
         click.option(
             "-A", "--app", metavar="MODULE[:APP]", help="Where the app is.",
-            **_kept_as("app_name"),
+            envvar=variables("UMBEL_APP", "CELERY_APP"), **_kept_as("app_name"),
         ),
     ):  # fmt: skip
         function = option(function)
     return function
 
 
+def refuse_loader(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    """Answer --loader: there are none."""
+    if value is not None:
+        raise click.UsageError(
+            "--loader is refused: the app is found by -A, and its modules by the settings "
+            "include and imports."
+        )
+
+
 def queue_options(function: F) -> F:
     """Give a command -Q and -X; both arrive as tuples of names."""
     function = click.option(
-        "-X", "--exclude-queues", "excluded", metavar="NAME,…", multiple=True, callback=_split,
+        "-X", "--exclude-queues", "excluded", metavar="NAME,…", multiple=True, callback=split_names,
         help="Leave these queues out.",
     )(function)  # fmt: skip
     return click.option(
-        "-Q", "--queues", metavar="NAME,…", multiple=True, callback=_split,
+        "-Q", "--queues", metavar="NAME,…", multiple=True, callback=split_names,
         help="These queues; default: the app's own (task_queues).",
     )(function)  # fmt: skip
 
@@ -92,6 +134,7 @@ def _kept_as(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep, "is_eager": True}
 
 
-def _split(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+def split_names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Names from an option that may be given more than once, each time with commas."""
     names = (name.strip() for value in values for name in value.split(","))
     return tuple(dict.fromkeys(name for name in names if name))

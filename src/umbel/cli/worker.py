@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +17,18 @@ import click
 from umbel import __version__
 from umbel.cli.errors import CANNOT_CREATE, Refusal
 from umbel.cli.invocation import Invocation, Target
-from umbel.cli.options import choose_queues, common_options, queue_options
+from umbel.cli.options import choose_queues, common_options, queue_options, split_names
 from umbel.cli.output import count, print_json, print_pairs
+from umbel.cli.worker_options import legacy_options, settle_legacy
 
 if TYPE_CHECKING:
     from umbel.app import App
+    from umbel.app.log import LogOptions
     from umbel.pools.launch import ForkServer
     from umbel.worker.supervisor import Supervisor
 
+MOST = 1024
+"""Processes of a worker, at most."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
@@ -37,6 +43,10 @@ class Wishes:
     log_level: str
     log_file: str | None
     log_json: bool
+    pid_file: str | None
+    detach: bool
+    include: tuple[str, ...]
+    settings: dict[str, str]
     time_limit: float | None
     soft_time_limit: float | None
     max_tasks: int | None
@@ -66,7 +76,7 @@ def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) ->
 
 def check_pool(_: click.Context, __: click.Parameter, name: str) -> None:
     """Refuse the pools that are not there."""
-    if name != "prefork":
+    if name not in {"prefork", "processes"}:
         raise click.BadParameter(f"{name!r} is not there; this version has one pool: prefork.")
 
 
@@ -76,13 +86,40 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
         os.environ["UMBEL_COMPAT"] = value
 
 
+def read_concurrency(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    """A number of processes; None for `auto`, one for each core."""
+    if text is None or text == "auto":
+        return None
+    if not text.isdigit() or not 1 <= int(text) <= MOST:
+        raise click.BadParameter(f"{text!r} is neither a number from 1 to {MOST} nor auto.")
+    return int(text)
+
+
+def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
+    """Settings from the end of the line, as Celery writes them.
+
+    worker.log_color=0, worker_log_color=0, or .log_color=0 for one of the worker.
+    """
+    settings = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.lower().replace(".", "_")
+        if not (equals and key.isidentifier()):
+            raise click.UsageError(
+                f"{word!r} is neither an option nor a setting; write settings as "
+                "worker.log_color=0 or task_acks_late=1."
+            )
+        settings[f"worker{key}" if key.startswith("_") else key] = value
+    return settings
+
+
 @click.command()
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(1, 1024),
+    callback=read_concurrency,
     metavar="N",
-    help="Processes that run tasks; default: one for each core.",
+    help="Processes that run tasks; default, and auto: one for each core.",
 )
 @click.option(
     "-n",
@@ -125,6 +162,7 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
 )
 @click.option(
     "--max-tasks-per-child",
+    "--maxtasksperchild",
     "max_tasks",
     type=click.IntRange(1),
     metavar="N",
@@ -132,11 +170,22 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
 )
 @click.option(
     "--max-memory-per-child",
+    "--maxmemperchild",
     "max_memory",
     type=click.IntRange(1),
     metavar="KIB",
     help="Replace a process that has used more memory, after its task.",
 )
+@click.option(
+    "-I",
+    "--include",
+    multiple=True,
+    callback=split_names,
+    metavar="MODULE,…",
+    help="Import these modules too.",
+)
+@click.option("-D", "--detach", is_flag=True, help="Go on in the background; needs -f.")
+@click.option("--pidfile", "pid_file", metavar="FILE", help="Keep the process's id here.")
 @click.option(
     "--compat",
     type=click.Choice(["celery"]),
@@ -144,29 +193,43 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
     expose_value=False,
     help="Celery's behaviour where the defaults differ on purpose (umbel report --check).",
 )
-@click.option("--purge", is_flag=True, help="First drop what waits in this worker's queues.")
+@click.option(
+    "--purge", "--discard", is_flag=True, help="First drop what waits in this worker's queues."
+)
 @click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
+@click.argument("settings", metavar="[SETTING=VALUE…]", nargs=-1, callback=read_settings)
+@legacy_options
 @common_options
 @click.pass_context
 def worker(ctx: click.Context, /, **options: Any) -> int:
-    """Run tasks until told to stop.
+    r"""Run tasks until told to stop.
 
     Once SIGTERM or Ctrl-C: end when what runs has ended. Twice, or SIGQUIT: stop now; what ran
-    goes back into its queue.
+    goes back into its queue. SIGHUP without a terminal: end, and start again.
+
+    \b
+    umbel worker -l INFO
+    umbel -A proj worker -c 4 -Q urgent,celery -n w1@%h
+    nohup umbel worker -f worker.log -l INFO &
     """  # fmt: skip
     asked = ctx.ensure_object(Invocation)
+    asked.notes += settle_legacy(options)
     names = options.pop("queues"), options.pop("excluded")
     wishes = Wishes(queues=names[0], excluded=names[1], **options)
     hard, soft = wishes.time_limit, wishes.soft_time_limit
     if hard is not None and soft is not None and soft > hard:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
+    if wishes.detach and wishes.log_file is None:
+        raise click.UsageError("--detach needs a log file: -f FILE.")
     asked.enter()
+    if wishes.detach:
+        return serve_detached(asked, wishes)
     # First of all: the fork server starts while this process goes on importing.
     from umbel.pools.launch import ForkServer
 
     server = ForkServer()
     try:
-        return serve(asked, wishes, server)
+        return serve(asked, wishes, lambda: server)
     except BaseException:
         server.kill()  # it has no children yet, or has been closed with them
         raise
@@ -186,31 +249,75 @@ def refuse_pickle_as_root(app: App) -> None:
         )
 
 
-def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
-    """Run the worker; its exit code."""
-    target = asked.load()
+def serve_detached(asked: Invocation, wishes: Wishes) -> int:
+    """Run the worker in the background; what is wrong before it starts still shows."""
+    from umbel.cli.daemon import detach
+    from umbel.pools.launch import ForkServer
+
+    let_go = detach()
+    server: ForkServer | None = None
+
+    def start() -> ForkServer:
+        nonlocal server
+        let_go()
+        server = ForkServer()
+        return server
+
+    try:
+        return serve(asked, wishes, start)
+    except BaseException as error:
+        if server is not None:
+            import logging
+
+            server.kill()
+            logging.getLogger("umbel.worker").critical("%s", error, exc_info=error)
+        raise
+
+
+def serve(asked: Invocation, wishes: Wishes, start: Callable[[], ForkServer]) -> int:
+    """Set the worker up and run it; its exit code."""
+    target = asked.load(wishes.include, wishes.settings)
     app = target.app
+    from umbel.app.log import LogOptions, expand_file, set_up_logging
+
     refuse_pickle_as_root(app)
-    queues = choose_queues(app, wishes.queues, wishes.excluded)
     from types import SimpleNamespace
 
     from umbel import signals
-    from umbel.app.log import LogOptions, set_up_logging
-    from umbel.worker.leases import NodeTaken
-    from umbel.worker.supervisor import Options, Supervisor
 
     node = wishes.node or f"celery@{socket.gethostname()}"
     signals.celeryd_init.send(
         node, instance=SimpleNamespace(app=app, hostname=node), conf=app.conf, options=vars(wishes)
     )
+    log = LogOptions(wishes.log_level, wishes.log_file, wishes.log_json, asked.color, node)
     try:
-        log = LogOptions(
-            wishes.log_level, wishes.log_file, wishes.log_json, None, node,
-        )  # fmt: skip
         set_up_logging(app.conf, log)
+        pid_path = wishes.pid_file and expand_file(wishes.pid_file, node)
     except OSError as error:
         message = f"The log file {wishes.log_file} cannot be written: {error.strerror}."
         raise Refusal(message, CANNOT_CREATE) from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with contextlib.ExitStack() as ends:
+        if pid_path:
+            from umbel.cli.daemon import pid_file
+
+            ends.enter_context(pid_file(pid_path))
+        code, restart = work(asked, target, wishes, log, start())
+    if restart:
+        asked.run_again()
+    return code
+
+
+def work(
+    asked: Invocation, target: Target, wishes: Wishes, log: LogOptions, server: ForkServer
+) -> tuple[int, bool]:
+    """Work until told to stop; the exit code, and whether to start again."""
+    app = target.app
+    queues = choose_queues(app, wishes.queues, wishes.excluded)
+    from umbel.worker.leases import NodeTaken
+    from umbel.worker.supervisor import Options, Supervisor
+
     if wishes.purge:
         dropped = app.engine.broker.purge(queues)
         tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
@@ -230,6 +337,8 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
             max_memory_per_child=wishes.max_memory,
             log=log,
             replace=wishes.replace,
+            include=wishes.include,
+            settings=wishes.settings,
         ),
         server,
     )
@@ -246,7 +355,7 @@ def serve(asked: Invocation, wishes: Wishes, server: ForkServer) -> int:
     except NodeTaken as error:
         raise Refusal(str(error), CANNOT_CREATE) from error
     tell(asked, {"event": "stopped", "exit_code": code}, "stopped")
-    return code
+    return code, supervisor.shutdown.restart
 
 
 def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None:
@@ -264,8 +373,11 @@ def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None
                 "slots": slots,
                 "queues": queues,
                 "tasks": sorted(app.tasks),
+                "notes": asked.notes,
             }
         )
+        return
+    if asked.quiet:
         return
     hint = "" if app.tasks else ": does the app's module import those that hold its tasks?"
     print_pairs(
@@ -276,6 +388,7 @@ def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None
             ("pool", f"prefork, {count(slots, 'slot')}"),
             ("queues", ", ".join(queues)),
             ("tasks", f"{len(app.tasks)}{hint}"),
+            *(("note", line) for line in asked.notes),
         ],
         err=True,
     )
@@ -285,7 +398,7 @@ def tell(asked: Invocation, event: dict[str, Any], text: str) -> None:
     """Tell of an event: a JSON line on standard output, or text beside the log."""
     if asked.as_json:
         print_json(event)
-    else:
+    elif not asked.quiet:
         click.echo(text, err=True)
     sys.stdout.flush()
 

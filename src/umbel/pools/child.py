@@ -14,7 +14,7 @@ import traceback
 from typing import Final, NoReturn
 
 from umbel import signals
-from umbel.app.loading import load_app
+from umbel.app.loading import import_modules, load_app
 from umbel.app.log import set_up_logging
 from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import SlotTable
@@ -56,7 +56,8 @@ def prepare(setup: Setup, slot: int) -> Pipeline:
     try:
         app = load_app(setup.app)
         app.set_current()
-        app.import_default_modules()
+        app.conf.override(setup.settings, "command line")
+        import_modules(app, setup.include)
         app.finalize()
     except Exception:  # noqa: BLE001  (the user's own import error, shown as it is)
         traceback.print_exc()

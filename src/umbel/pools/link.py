@@ -42,6 +42,10 @@ class Setup(msgspec.Struct, frozen=True):
     """The supervisor's `sys.path`."""
     node: str
     log: LogOptions
+    include: list[str]
+    """Modules that the command line names besides the app's."""
+    settings: dict[str, str]
+    """Settings of the command line, as text."""
     report_memory: bool
     """Tell the peak resident memory with each outcome."""
 

@@ -10,10 +10,9 @@ import contextlib
 import logging
 import os
 import selectors
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,6 +33,8 @@ from umbel.worker.leases import Incarnation, LeaseKeeper, NodeTaken
 from umbel.worker.limits import Limits
 from umbel.worker.notices import Notices
 from umbel.worker.settle import Settler
+from umbel.worker.shutdown import Shutdown
+from umbel.worker.stacks import StackReport
 
 logger = logging.getLogger("umbel.worker")
 
@@ -62,6 +63,10 @@ class Options:
     max_memory_per_child: int | None = None
     log: LogOptions = field(default_factory=LogOptions)
     replace: bool = False
+    include: Sequence[str] = ()
+    """Modules that are imported besides the app's."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the command line, as text."""
 
 
 class Supervisor:
@@ -97,9 +102,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._respawn: list[tuple[float, int]] = []
         self._on_ready: Callable[[], None] | None = None
-        self._stopping: str | None = None
-        self._stopped_by: str | None = None
-        """The signal that did it."""
+        self.shutdown = Shutdown(conf.worker_soft_shutdown_timeout)
+        self._stacks = StackReport(self._children)
         self._lease_lost = False
         self._exit_code = 0
 
@@ -114,7 +118,7 @@ class Supervisor:
             ends.callback(self._children.close)
             run_file = self.incarnation.register(replace=self.options.replace)
             ends.callback(self._leave)
-            wake = ends.enter_context(self._signals())
+            wake = ends.enter_context(self.shutdown.signals())
             self._notices = Notices(self.app, self.incarnation.node)
             ends.callback(self._notices.close)
             self._settler = Settler(self.app, self.incarnation.node, self._notices)
@@ -151,31 +155,6 @@ class Supervisor:
         with contextlib.suppress(OperationalError):
             self.incarnation.leave()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[socket.socket]:
-        """Handle signals while the loop runs; yields a socket that becomes readable on one."""
-        wake, rung = socket.socketpair()
-        wake.setblocking(False)
-        rung.setblocking(False)
-        before = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield wake
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(before)
-            wake.close()
-            rung.close()
-
-    def _on_signal(self, number: int, _: object) -> None:
-        self._stopped_by = signal.Signals(number).name
-        if number == signal.SIGQUIT or self._stopping is not None:
-            self._stopping = "cold"
-        else:
-            self._stopping = "warm"
-
     def _note_lost_lease(self) -> None:
         self._lease_lost, self._dry = True, False
 
@@ -190,22 +169,27 @@ class Supervisor:
             if not self._reap():
                 return
             self._commit()
-            if self._stopping is not None:
-                if announced != self._stopping:
-                    announced = self._stopping
+            self.shutdown.pass_deadline()
+            if self.shutdown.how is not None:
+                if announced != self.shutdown.how:
+                    announced = self.shutdown.how
                     self._begin_shutdown()
                 if not self._children.by_slot and (
-                    not self._settlements or self._stopping == "cold"
+                    not self._settlements or self.shutdown.how == "cold"
                 ):
                     return
             now = time.monotonic()
             self._tend_children(now)
             if os.getpid() == 1:
                 reap_orphans()
-            if self._stopping is None:
+            if self.shutdown.how is None:
                 self._fetch(now)
             self._hand_out(now)
             self._next_limit = self._limits.enforce(time.monotonic())
+            if self.shutdown.stacks_wanted:
+                self.shutdown.stacks_wanted = False
+                self._stacks.ask()
+            self._stacks.tell()
 
     def _listen(self, wake: socket.socket) -> None:
         """Sleep until there is news, and take it in."""
@@ -224,12 +208,12 @@ class Supervisor:
         if self._settlements:
             return max(0.0, self._retry_at - now)
         times = [now + SLOW_LOOK]
-        if self._stopping is None and self._dispatcher.capacity():
+        if self.shutdown.how is None and self._dispatcher.capacity():
             times.append(self._next_look)
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
-        if self._next_limit is not None:
-            times.append(self._next_limit)
+        times += [t for t in (self._next_limit, self._stacks.due) if t is not None]
+        times.append(self.shutdown.deadline)
         if self._dispatcher.waits() or self._has_unsent():
             times.append(now + READ_AHEAD)
         times += [when for when, _ in self._respawn]
@@ -294,7 +278,7 @@ class Supervisor:
                 self._respawn.append((time.monotonic() + SHORT_LIVED, child.slot))
             else:
                 self._child_ended(child, report)
-        return self._exit_code == 0 or self._stopping is not None
+        return self._exit_code == 0 or self.shutdown.how is not None
 
     def _child_ended(self, child: Child, report: dict[str, int]) -> None:
         self._read_outcomes(child)
@@ -320,12 +304,12 @@ class Supervisor:
                 describe_exit(status, memory),
             )
         self._drop_child(child)
-        if self._stopping is not None:
+        if self.shutdown.how is not None:
             return
         if not child.ready and os.waitstatus_to_exitcode(status) == IMPORT_FAILED:
             logger.critical("A child could not import the app; see its traceback above")
             if self._on_ready is not None:
-                self._stopping, self._exit_code = "cold", 1
+                self.shutdown.how, self._exit_code = "cold", 1
                 return
         hasty = not child.ready and time.monotonic() - child.born < SHORT_LIVED
         pause = SHORT_LIVED if hasty and not expected else 0.0
@@ -343,7 +327,7 @@ class Supervisor:
             error = child.verdict.error
             logger.error("Task %s[%s]: %r", headers.task, headers.id, error)
             return self._settler.timed_out(delivery, headers, error, child.last_stacks())
-        if self._stopping == "cold" and child.killed and not held.early:
+        if self.shutdown.how == "cold" and child.killed and not held.early:
             return self._settler.put_back(delivery)
         cause = describe_exit(status, memory)
         if not child.killed:
@@ -500,6 +484,8 @@ class Supervisor:
             import_path(),
             self.incarnation.node,
             self.options.log,
+            list(self.options.include),
+            dict(self.options.settings),
             bool(self._max_memory),
         )
         signals.worker_before_create_process.send(self)
@@ -528,7 +514,7 @@ class Supervisor:
                 child.told_to_end = True
                 child.link.retire()
         due = [slot for when, slot in self._respawn if when <= now]
-        if due and self._stopping is None:
+        if due and self.shutdown.how is None:
             self._respawn = [entry for entry in self._respawn if entry[0] > now]
             for slot in due:
                 self._spawn(slot)
@@ -541,17 +527,11 @@ class Supervisor:
         return now - child.idle_since > UNRESPONSIVE
 
     def _begin_shutdown(self) -> None:
-        logger.warning(
-            "%s shutdown: %s",
-            str(self._stopping).capitalize(),
-            "waiting for running tasks; once more to stop at once"
-            if self._stopping == "warm"
-            else "running tasks are stopped and go back into their queues",
-        )
+        logger.warning("%s", self.shutdown.describe())
         signals.worker_shutting_down.send(
             self.hostname,
-            sig=self._stopped_by,
-            how=str(self._stopping).capitalize(),
+            sig=self.shutdown.signal,
+            how=str(self.shutdown.how).capitalize(),
             exitcode=self._exit_code,
         )
         self._respawn.clear()
@@ -559,7 +539,7 @@ class Supervisor:
         for child in self._children.by_slot.values():
             dispatcher.take_back(child)
             child.retiring = True
-            if self._stopping == "cold" or not child.ready:
+            if self.shutdown.how == "cold" or not child.ready:
                 self._children.kill(child)
         self._settlements += [self._settler.put_back(h.delivery) for h in dispatcher.empty()]
         self._retry_at = 0.0

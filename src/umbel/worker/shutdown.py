@@ -1,0 +1,99 @@
+"""What signals ask of a worker: to end, to end sooner, to start anew, to tell what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+HARD: Final = 1
+"""Exit code of a worker that was told a third time to stop."""
+How = Literal["warm", "soft", "cold"]
+SAYINGS: Final[dict[How, str]] = {
+    "warm": "Warm shutdown: waiting for running tasks; once more to stop at once",
+    "soft": "Soft shutdown: running tasks have %g s more; once more to stop at once",
+    "cold": "Cold shutdown: running tasks are stopped and go back into their queues",
+}
+
+
+class Shutdown:
+    """How a worker is to end, None while it is not; the worker's loop looks at it.
+
+    SIGTERM or SIGINT: warm. Again, or SIGQUIT: cold, with `soft` seconds of grace before it. Once
+    more: the process ends on the spot, and another worker takes over what it held. SIGHUP ends a
+    worker that has no terminal warmly, to be started anew; one with a terminal ends, as that has
+    gone; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all stacks.
+    """
+
+    def __init__(self, soft: float) -> None:
+        self.how: How | None = None
+        self.signal: str | None = None
+        """The name of the last signal that asked for it."""
+        self.restart = False
+        """Start the same worker again, once this one has ended."""
+        self.stacks_wanted = False
+        self.deadline = float("inf")
+        """Monotonic time at which a soft shutdown becomes a cold one."""
+        self._soft = soft
+        self._remap = os.environ.get("REMAP_SIGTERM", "").upper() == "SIGQUIT"
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[socket.socket]:
+        """Handle signals; yields a socket that becomes readable on one."""
+        wake, rung = socket.socketpair()
+        wake.setblocking(False)
+        rung.setblocking(False)
+        before = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+        actions: dict[int, Callable[[int, object], None]] = {
+            signal.SIGTERM: self._on_end, signal.SIGINT: self._on_end,
+            signal.SIGQUIT: self._on_end, signal.SIGUSR1: self._on_question,
+        }  # fmt: skip
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            actions[signal.SIGHUP] = self._on_hangup
+        handlers = {number: signal.signal(number, act) for number, act in actions.items()}
+        try:
+            yield wake
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before)
+            wake.close()
+            rung.close()
+
+    def pass_deadline(self) -> None:
+        """Let a soft shutdown become a cold one once its time is up."""
+        if self.how == "soft" and time.monotonic() >= self.deadline:
+            self.how = "cold"
+
+    def describe(self) -> str:
+        """What it means, for the log."""
+        text = SAYINGS[self.how or "warm"]
+        return text % self._soft if self.how == "soft" else text
+
+    def _on_end(self, number: int, _: object) -> None:
+        self.signal = signal.Signals(number).name
+        quick = number == signal.SIGQUIT or (self._remap and number == signal.SIGTERM)
+        if self.how == "cold":
+            os.write(2, b"Hard shutdown: what ran here goes to the next worker\n")
+            os._exit(HARD)  # the fork server kills the children, and so frees this worker's lock
+        if self.how is None and not quick:
+            self.how = "warm"
+        elif self.how == "soft" or not self._soft:
+            self.how = "cold"
+        else:
+            self.how, self.deadline = "soft", time.monotonic() + self._soft
+
+    def _on_hangup(self, number: int, _: object) -> None:
+        self.signal = signal.Signals(number).name
+        if sys.stdout is not None and sys.stdout.isatty():
+            self.how = "cold"
+        elif self.how is None:
+            self.how, self.restart = "warm", True
+
+    def _on_question(self, _: int, __: object) -> None:
+        self.stacks_wanted = True
