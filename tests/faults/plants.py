@@ -90,7 +90,7 @@ def late_commit() -> None:
 
     def gather(self: Any) -> None:
         nonlocal last
-        if self._stopping or time.monotonic() - last > 1.5:
+        if self.shutdown.how or time.monotonic() - last > 1.5:
             last = time.monotonic()
             commit(self)
 
