@@ -110,9 +110,11 @@ def test_kills_of_the_whole_worker_charge_nobody(
     """Hundreds of tasks are read ahead, and none of them is to blame."""
     suspects: set[str] = set()
     for _ in range(rounds(1, 20)):
-        jobs = [project.send("work") for _ in range(1500)]
-        worker = project.worker()
+        jobs = []
         for kill in range(1, 4):
+            # While no worker runs, so that the kill finds it busy, however late it comes.
+            jobs += [project.send("work") for _ in range(1500)]
+            worker = project.worker()
             enough = len(project.oracle.runs) + 200
 
             def busy(enough: int = enough) -> bool:
@@ -126,7 +128,7 @@ def test_kills_of_the_whole_worker_charge_nobody(
             project.oracle.read()
             suspects |= {run.job for run in project.oracle.runs.values() if run.end is None}
             print(f"kill {kill}: {claimed} claimed")
-            worker = project.worker()
+        worker = project.worker()
         for job in jobs:
             job.get(timeout=8)
         worker.stop()
