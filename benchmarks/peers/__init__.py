@@ -1,12 +1,15 @@
 """The peers by the names that `--peers` takes; one name may stand for several rows."""
 
 from benchmarks.peer import Peer
-from benchmarks.peers import celery, huey, prototype, umbel
+from benchmarks.peers import celery, dramatiq, huey, prototype, rq, taskiq, umbel
 
 PEERS: dict[str, tuple[Peer, ...]] = {
     "umbel": (umbel.SQLITE,),
     "celery": (celery.STOCK, celery.TUNED),
     "huey-sqlite": (huey.SQLITE,),
     "huey-redis": (huey.REDIS,),
+    "dramatiq": (dramatiq.REDIS,),
+    "rq": (rq.REDIS,),
+    "taskiq": (taskiq.REDIS,),
     "prototype": (prototype.LIMIT,),
 }
