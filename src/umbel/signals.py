@@ -254,77 +254,81 @@ def _signal(name: str, *providing_args: str) -> Signal:
 
 # ------------------------------------------------------------------------------- publishing
 
-before_task_publish = _signal(
+before_task_publish: Signal = _signal(
     "before_task_publish",
     "body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy",
 )  # fmt: skip
 """A message is about to be sent; `sender` is the task's name. `body` and `headers` may be
 changed."""
-after_task_publish = _signal("after_task_publish", "body", "exchange", "routing_key", "headers")
+after_task_publish: Signal = _signal(
+    "after_task_publish", "body", "exchange", "routing_key", "headers"
+)
 """A message is safe in the store; `sender` is the task's name."""
-task_sent = _signal("task_sent", "task_id", "task", "args", "kwargs", "eta", "taskset")
+task_sent: Signal = _signal("task_sent", "task_id", "task", "args", "kwargs", "eta", "taskset")
 """Deprecated by Celery in favour of `after_task_publish`."""
 
 # ------------------------------------------------------------------------------------ tasks
 
-task_received = _signal("task_received", "request")
+task_received: Signal = _signal("task_received", "request")
 """The worker has claimed a task and will run it; in the supervisor."""
-task_prerun = _signal("task_prerun", "task_id", "task", "args", "kwargs")
+task_prerun: Signal = _signal("task_prerun", "task_id", "task", "args", "kwargs")
 """A task is about to run; `sender` is the task, as of all that follow."""
-task_postrun = _signal("task_postrun", "task_id", "task", "args", "kwargs", "retval", "state")
+task_postrun: Signal = _signal(
+    "task_postrun", "task_id", "task", "args", "kwargs", "retval", "state"
+)
 """A task has run, whatever came of it."""
-task_success = _signal("task_success", "result", "runtime")
+task_success: Signal = _signal("task_success", "result", "runtime")
 """A task has returned; `runtime` in seconds."""
-task_retry = _signal("task_retry", "request", "reason", "einfo")
+task_retry: Signal = _signal("task_retry", "request", "reason", "einfo")
 """A task will run again; `reason` is the `Retry`."""
-task_failure = _signal(
+task_failure: Signal = _signal(
     "task_failure", "task_id", "exception", "args", "kwargs", "traceback", "einfo"
 )
 """A task has failed. For one whose process was killed it is sent in the supervisor."""
-task_internal_error = _signal(
+task_internal_error: Signal = _signal(
     "task_internal_error",
     "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo",
 )  # fmt: skip
 """Something around a task's function has failed."""
-task_revoked = _signal("task_revoked", "request", "terminated", "signum", "expired")
+task_revoked: Signal = _signal("task_revoked", "request", "terminated", "signum", "expired")
 """A task was revoked or has expired and will not run."""
-task_rejected = _signal("task_rejected", "message", "exc")
+task_rejected: Signal = _signal("task_rejected", "message", "exc")
 """A message that is no task has become a dead letter; in the supervisor."""
-task_unknown = _signal("task_unknown", "message", "exc", "name", "id")
+task_unknown: Signal = _signal("task_unknown", "message", "exc", "name", "id")
 """No task of a message's name is registered here; in the supervisor."""
 
 # ----------------------------------------------------------------------------------- worker
 
-celeryd_init = _signal("celeryd_init", "instance", "conf", "options")
+celeryd_init: Signal = _signal("celeryd_init", "instance", "conf", "options")
 """The first signal of a worker, before anything is set up; `sender` is its node name."""
-celeryd_after_setup = _signal("celeryd_after_setup", "instance", "conf")
+celeryd_after_setup: Signal = _signal("celeryd_after_setup", "instance", "conf")
 """The worker is set up and its queues are known; `sender` is its node name."""
-import_modules = _signal("import_modules")
+import_modules: Signal = _signal("import_modules")
 """The app imports its task modules; `sender` is the app."""
-worker_init = _signal("worker_init")
+worker_init: Signal = _signal("worker_init")
 """The worker starts; `sender` is the worker, as of all that follow."""
-worker_ready = _signal("worker_ready")
+worker_ready: Signal = _signal("worker_ready")
 """The worker takes work."""
-worker_before_create_process = _signal("worker_before_create_process")
+worker_before_create_process: Signal = _signal("worker_before_create_process")
 """A child is about to be started; in the supervisor."""
-worker_process_init = _signal("worker_process_init")
+worker_process_init: Signal = _signal("worker_process_init")
 """A child has imported the app; in the child, `sender` is None."""
-worker_process_shutdown = _signal("worker_process_shutdown", "pid", "exitcode")
+worker_process_shutdown: Signal = _signal("worker_process_shutdown", "pid", "exitcode")
 """A child ends by itself; in the child, `sender` is None."""
-worker_shutting_down = _signal("worker_shutting_down", "sig", "how", "exitcode")
+worker_shutting_down: Signal = _signal("worker_shutting_down", "sig", "how", "exitcode")
 """The worker was told to stop; `sender` is its node name, `how` is "Warm" or "Cold"."""
-worker_shutdown = _signal("worker_shutdown")
+worker_shutdown: Signal = _signal("worker_shutdown")
 """The worker has stopped."""
 
 # ---------------------------------------------------------------------------------- logging
 
-setup_logging = _signal("setup_logging", "loglevel", "logfile", "format", "colorize")
+setup_logging: Signal = _signal("setup_logging", "loglevel", "logfile", "format", "colorize")
 """Logging is about to be set up; a receiver takes that upon itself: nothing is set up then."""
-after_setup_logger = _signal(
+after_setup_logger: Signal = _signal(
     "after_setup_logger", "logger", "loglevel", "logfile", "format", "colorize"
 )
 """The root logger was set up; add handlers here."""
-after_setup_task_logger = _signal(
+after_setup_task_logger: Signal = _signal(
     "after_setup_task_logger", "logger", "loglevel", "logfile", "format", "colorize"
 )
 """The logger of tasks was set up."""

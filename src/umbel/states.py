@@ -28,9 +28,19 @@ PROPAGATE_STATES = frozenset({FAILURE, REVOKED})
 """`AsyncResult.get` raises in these states."""
 ALL_STATES = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, RETRY, REVOKED})
 
-PRECEDENCE = [SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING]
+PRECEDENCE: list[str | None] = [
+    SUCCESS,
+    FAILURE,
+    None,
+    REVOKED,
+    STARTED,
+    RECEIVED,
+    REJECTED,
+    RETRY,
+    PENDING,
+]
 """The states from the most to the least decided; None stands for all that users define."""
-PRECEDENCE_LOOKUP = {name: place for place, name in enumerate(PRECEDENCE)}
+PRECEDENCE_LOOKUP: dict[str | None, int] = {name: place for place, name in enumerate(PRECEDENCE)}
 
 
 def precedence(state: str) -> int:

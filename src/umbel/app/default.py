@@ -10,7 +10,7 @@ import importlib
 from umbel.app.app import App
 
 _config = importlib.import_module("celeryconfig")
-app = App()
+app: App = App()
 app._module, app._file = _config.__name__, _config.__file__  # noqa: SLF001  (where its store lies)
 app.config_from_object(_config)
 app.set_default()

@@ -56,7 +56,7 @@ class EagerPipeline(Pipeline):
         """Those that the first attempt is to find made before it."""
         self._drive = drive
         self._current: Request | None = None
-        self.state = states.FAILURE
+        self.state: str = states.FAILURE
         self.value: Any = None
         """What the last attempt returned, or the error it ended with."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from umbel.app.request import Request
     from umbel.app.task import Task
 
-logger = logging.getLogger("umbel.task")
+logger: logging.Logger = logging.getLogger("umbel.task")
 
 SIGNALS: Final = {
     states.SUCCESS: signals.task_success,
@@ -82,8 +82,10 @@ class Steps:
     )
 
     def __init__(self, task: Task[..., Any]) -> None:
-        self.task = task
-        self.before_start = task.before_start if _overrides(task, "before_start") else None
+        self.task: Task[..., Any] = task
+        self.before_start: Callable[[str, list[Any], dict[str, Any]], None] | None = (
+            task.before_start if _overrides(task, "before_start") else None
+        )
         self.has_handlers: bool = any(_overrides(task, name) for name in ENDS)
         self.tracked: bool = bool(task.track_started)
         self.retried: tuple[type[BaseException], ...] = tuple(task.autoretry_for)

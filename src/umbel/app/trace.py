@@ -12,7 +12,7 @@ from umbel.exceptions import Ignore, Reject
 if TYPE_CHECKING:
     from umbel.app.request import Request, RetryPlan
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 FOLLOWERS = {"callbacks": "link", "errbacks": "link_error", "chain": "chain", "chord": "chord"}
 """What a message's third item is called where it is sent."""

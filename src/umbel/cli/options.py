@@ -93,8 +93,14 @@ def queue_options(function: F) -> F:
     )(function)  # fmt: skip
 
 
-force_option = click.option("-f", "--force", is_flag=True, help="Do not ask.")
-task_option = click.option("--task", metavar="NAME", help="Only those of this task.")
+def force_option(function: F) -> F:
+    """Give a command -f."""
+    return click.option("-f", "--force", is_flag=True, help="Do not ask.")(function)
+
+
+def task_option(function: F) -> F:
+    """Give a command --task."""
+    return click.option("--task", metavar="NAME", help="Only those of this task.")(function)
 
 
 def choose_queues(app: App, queues: Sequence[str], excluded: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ class SlotTable:
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, SIZE)
-        self.words = memoryview(self._map)[HEAD:].cast("Q")
+        self.words: memoryview[int] = memoryview(self._map)[HEAD:].cast("Q")
         """All records as eight-byte words; one aligned word is read and written whole."""
 
     def close(self) -> None:

@@ -37,12 +37,12 @@ class Certificate:
         x509 = _library("x509")
         try:
             self._certificate = x509.load_pem_x509_certificate(pem)
-            self.key = self._certificate.public_key()
+            self.key: Any = self._certificate.public_key()
         except ValueError as error:
             raise SecurityError(f"Invalid certificate: {error}") from error
         _check_kind(self.key, "PublicKey", "certificates")
         issuer = " ".join(str(attribute.value) for attribute in self._certificate.issuer)
-        self.id = f"{issuer} {self._certificate.serial_number}"
+        self.id: str = f"{issuer} {self._certificate.serial_number}"
         """What tells certificates apart: the issuer and the serial number."""
 
     def check_time(self) -> None:

@@ -18,6 +18,7 @@ class ForkServer:
     """The fork server's process (`umbel.pools.forkserver`) and the socket to it."""
 
     def __init__(self) -> None:
+        self.control: socket.socket
         self.control, far = packet_pair()
         far.set_inheritable(True)
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -29,7 +30,7 @@ class ForkServer:
         # threads or connections can leak, forks the children. -P: a file in the working directory
         # must not stand in for one of the library's.
         command = [sys.executable, "-P", "-c", program]
-        self.pid = os.posix_spawn(sys.executable, command, os.environ)
+        self.pid: int = os.posix_spawn(sys.executable, command, os.environ)
         far.close()
 
     def close(self) -> None:

@@ -107,6 +107,8 @@ class SupervisorEnd:
     """The link as the supervisor sees it; never blocks."""
 
     def __init__(self) -> None:
+        self.child_stream: socket.socket
+        self.child_tokens: socket.socket
         self._stream, self.child_stream = socket.socketpair()
         self._tokens, self.child_tokens = packet_pair()
         for end in (self._stream, self.child_stream):
@@ -114,7 +116,7 @@ class SupervisorEnd:
         self._stream.setblocking(False)
         self._unsent = bytearray()
         self._unread = bytearray()
-        self.at_end = False
+        self.at_end: bool = False
         """The child has closed its end."""
 
     def fileno(self) -> int:

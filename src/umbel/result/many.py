@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
 from umbel.exceptions import TimeoutError  # noqa: A004  (Celery's name)
 from umbel.result.joining import assert_will_not_block
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from umbel.app import App
 
 R = TypeVar("R")
-logger = logging.getLogger("umbel.result")
+logger: logging.Logger = logging.getLogger("umbel.result")
 
 
 class ResultSet(ResultBase, Generic[R]):
@@ -96,7 +96,7 @@ class ResultSet(ResultBase, Generic[R]):
     def __eq__(self, other: object) -> bool:
         return other.results == self.results if isinstance(other, ResultSet) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: [{', '.join(r.id for r in self.results)}]>"

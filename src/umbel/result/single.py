@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from umbel.message.result import Meta
 
 R = TypeVar("R")
-logger = logging.getLogger("umbel.result")
+logger: logging.Logger = logging.getLogger("umbel.result")
 
 QUIET_AFTER: Final = 2.0
 """Seconds after which a wait looks whether any worker serves the queue."""
@@ -81,9 +81,9 @@ class AsyncResult(ResultBase, Generic[R]):
     Comparing is by id, with other results and with plain text. `await result` is `aget()`.
     """
 
-    TimeoutError: ClassVar = exceptions.TimeoutError
+    TimeoutError: ClassVar[type[exceptions.TimeoutError]] = exceptions.TimeoutError
     """What `get` raises when the time is over."""
-    eager: ClassVar = False
+    eager: ClassVar[bool] = False
     """The task ran where it was called, without a store (`EagerResult`)."""
 
     def __init__(
@@ -104,9 +104,9 @@ class AsyncResult(ResultBase, Generic[R]):
                 "An app has one result store, its own: write AsyncResult(id, app=app)."
             )
         self.id = id
-        self.app = current_app() if app is None else app
+        self.app: App = current_app() if app is None else app
         if parent is not None:
-            self.parent = parent
+            self.parent: ResultBase | None = parent
         self.ignored = ignored
         """Its result is not stored, so nobody will ever know it: `get` returns None at once."""
         self._queue = queue

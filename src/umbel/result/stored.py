@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from umbel.engines.results import ResultStore
     from umbel.message.result import Meta
 
-logger = logging.getLogger("umbel.result")
+logger: logging.Logger = logging.getLogger("umbel.result")
 
 REVOKED_FOR: Final = 7 * 86400.0
 """Seconds for which a revocation is remembered."""

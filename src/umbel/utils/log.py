@@ -13,9 +13,9 @@ from umbel.app.log import LOGGER, TASK_LOGGER, ColorFormatter, TaskFormatter, ad
 
 __all__ = ["ColorFormatter", "TaskFormatter", "get_logger", "get_task_logger", "mlevel"]
 
-base_logger = logging.getLogger(LOGGER)
-task_logger = logging.getLogger(TASK_LOGGER)
-worker_logger = logging.getLogger("umbel.worker")
+base_logger: logging.Logger = logging.getLogger(LOGGER)
+task_logger: logging.Logger = logging.getLogger(TASK_LOGGER)
+worker_logger: logging.Logger = logging.getLogger("umbel.worker")
 
 
 def get_task_logger(name: str) -> logging.Logger:

@@ -87,14 +87,14 @@ class Children:
 
     def __init__(self, server: ForkServer) -> None:
         self._server = server
-        self.control = server.control
+        self.control: socket.socket = server.control
         self.by_slot: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
 
     def hand_over(self, run_file: int) -> None:
         """Give the fork server the run file; it must come before the first child."""
         socket.send_fds(self.control, [b"run file"], [run_file])
-        self.table = SlotTable(run_file)
+        self.table: SlotTable = SlotTable(run_file)
 
     def spawn(self, slot: int, setup: Setup) -> Child:
         """Start a child in a slot."""

@@ -28,7 +28,7 @@ from umbel.worker.gate import Gate, Held
 from umbel.worker.leases import Incarnation, LeaseKeeper
 from umbel.worker.settle import Settler
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 SLOW_LOOK: Final = 1.0
 """Seconds after which an idle worker looks for work even if nobody woke it."""
@@ -41,8 +41,8 @@ class Bench:
 
     def __init__(self, app: App, node: str) -> None:
         self.app = app
-        self.gate = Gate(app, Settler(app, node), None, None)
-        self.pipeline = Pipeline(app, node)
+        self.gate: Gate = Gate(app, Settler(app, node), None, None)
+        self.pipeline: Pipeline = Pipeline(app, node)
 
 
 class Ended:
@@ -113,7 +113,7 @@ class EmbeddedWorker:
         self._home_of = home_of or (lambda _: app)
         self._lease = app.conf.worker_lease
         self._engine = app.engine
-        self.incarnation = Incarnation(app, node, self.queues, 1, self._lease)
+        self.incarnation: Incarnation = Incarnation(app, node, self.queues, 1, self._lease)
         self._benches: dict[int, Bench] = {}
         self._loop = Loop()
         self._value: object = None

@@ -18,8 +18,8 @@ from umbel.message.task import Headers
 from umbel.worker.notices import tell_received, tell_rejected, tell_revoked, tell_unknown
 from umbel.worker.settle import Settler
 
-logger = logging.getLogger("umbel.worker")
-arrivals = logging.getLogger("umbel.worker.strategy")
+logger: logging.Logger = logging.getLogger("umbel.worker")
+arrivals: logging.Logger = logging.getLogger("umbel.worker.strategy")
 """Celery's name for the logger of the line that people silence first."""
 
 UNKNOWN_TRIES: Final = 6

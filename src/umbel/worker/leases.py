@@ -20,7 +20,7 @@ from umbel.engines.state import Engine, NameTaken, WorkerRecord
 from umbel.exceptions import OperationalError, UmbelError
 from umbel.worker.recovery import Judge
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 RENEWALS: Final = 6
 """Renewals in one lease."""
@@ -51,8 +51,8 @@ class Incarnation:
         self._slots = slots
         self._lease = lease
         self.run_file: RunFile | None = None
-        self.node = node or ""
-        self.number = 0
+        self.node: str = node or ""
+        self.number: int = 0
 
     def register(self, *, replace: bool = False) -> RunFile:
         """Enter the list of workers, under a new number each time.

@@ -22,7 +22,7 @@ from umbel.message import task as task_message
 from umbel.message.content import content_types
 from umbel.message.task import Headers
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 PATIENCE: Final = 5.0
 """Seconds that handlers get to come to an end when the worker stops."""

@@ -21,7 +21,7 @@ from umbel.exceptions import DecodeError, WorkerLostError
 from umbel.message import task as task_message
 from umbel.worker.settle import Settler
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 
 class Watch:

@@ -36,7 +36,7 @@ from umbel.message.task import Headers
 from umbel.result.expiry import expiry
 from umbel.worker.notices import Notices
 
-logger = logging.getLogger("umbel.worker.request")
+logger: logging.Logger = logging.getLogger("umbel.worker.request")
 
 STATES = {
     "success": states.SUCCESS,

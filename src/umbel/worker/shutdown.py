@@ -34,10 +34,10 @@ class Shutdown:
         self.how: How | None = None
         self.signal: str | None = None
         """The name of the last signal that asked for it."""
-        self.restart = False
+        self.restart: bool = False
         """Start the same worker again, once this one has ended."""
-        self.stacks_wanted = False
-        self.deadline = float("inf")
+        self.stacks_wanted: bool = False
+        self.deadline: float = float("inf")
         """Monotonic time at which a soft shutdown becomes a cold one."""
         self._soft = soft
         self._remap = os.environ.get("REMAP_SIGTERM", "").upper() == "SIGQUIT"

@@ -12,7 +12,7 @@ from typing import Final
 
 from umbel.worker.children import Children
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 PATIENCE: Final = 0.2
 """Seconds that children get to write their stacks."""

@@ -36,7 +36,7 @@ from umbel.worker.settle import Settler
 from umbel.worker.shutdown import Shutdown
 from umbel.worker.stacks import StackReport
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 SLOW_LOOK: Final = 1.0
 """Seconds after which an idle worker looks for work even if nobody woke it."""
@@ -76,8 +76,8 @@ class Supervisor:
         conf = app.conf
         self.app = app
         self.options = options
-        self.queues = tuple(options.queues) or tuple(app.amqp.queues.consume_from)
-        self.slots = options.concurrency or conf.worker_concurrency or available_processors()
+        self.queues: tuple[str, ...] = tuple(options.queues) or tuple(app.amqp.queues.consume_from)
+        self.slots: int = options.concurrency or conf.worker_concurrency or available_processors()
         if not 1 <= self.slots <= SLOTS:
             raise ImproperlyConfigured(
                 f"A worker can have 1 to {SLOTS} slots, not {self.slots}; set worker_concurrency "
@@ -86,7 +86,7 @@ class Supervisor:
         max_tasks = options.max_tasks_per_child or conf.worker_max_tasks_per_child
         self._max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
         self._broker = app.engine.broker
-        self.incarnation = Incarnation(
+        self.incarnation: Incarnation = Incarnation(
             app, options.node, self.queues, self.slots, conf.worker_lease
         )
         self._children = Children(server)
@@ -102,7 +102,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._respawn: list[tuple[float, int]] = []
         self._on_ready: Callable[[], None] | None = None
-        self.shutdown = Shutdown(conf.worker_soft_shutdown_timeout)
+        self.shutdown: Shutdown = Shutdown(conf.worker_soft_shutdown_timeout)
         self._stacks = StackReport(self._children)
         self._lease_lost = False
         self._exit_code = 0

@@ -40,8 +40,8 @@ class Manager:
         self.block_timeout = block_timeout
         """Longest wait of `wait_until_idle`, in seconds."""
         self.no_join = no_join
-        self.stdout = sys.stdout if stdout is None else stdout
-        self.stderr = sys.stderr if stderr is None else stderr
+        self.stdout: TextIO = sys.stdout if stdout is None else stdout
+        self.stderr: TextIO = sys.stderr if stderr is None else stderr
 
     def remark(self, s: str, sep: str = "-") -> None:
         """Write a line to `stdout`."""

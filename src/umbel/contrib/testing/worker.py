@@ -23,9 +23,11 @@ POOLS: Final = ("solo", "threads")
 WITHOUT_EFFECT: Final = frozenset({"without_heartbeat", "without_mingle", "without_gossip"})
 """What this worker never does, so it can be asked to do without."""
 
-test_worker_starting = Signal(name="test_worker_starting", providing_args=set())
-test_worker_started = Signal(name="test_worker_started", providing_args={"worker", "consumer"})
-test_worker_stopped = Signal(name="test_worker_stopped", providing_args={"worker"})
+test_worker_starting: Signal = Signal(name="test_worker_starting", providing_args=set())
+test_worker_started: Signal = Signal(
+    name="test_worker_started", providing_args={"worker", "consumer"}
+)
+test_worker_stopped: Signal = Signal(name="test_worker_stopped", providing_args={"worker"})
 
 
 class TestWorkController(EmbeddedWorker):

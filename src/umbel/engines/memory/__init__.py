@@ -21,11 +21,12 @@ class MemoryEngine:
     """`umbel.engines.state.Engine` inside one process; its URL is `memory://name`."""
 
     def __init__(self, name: str = "") -> None:
-        self.store = store = Store()
-        self.name = f"memory://{name}"
-        self.broker = MemoryBroker(store)
-        self.results = MemoryResults(store)
-        self.state = MemoryState(store)
+        store = Store()
+        self.store: Store = store
+        self.name: str = f"memory://{name}"
+        self.broker: MemoryBroker = MemoryBroker(store)
+        self.results: MemoryResults = MemoryResults(store)
+        self.state: MemoryState = MemoryState(store)
 
     @cached_property
     def run_dir(self) -> Path:

@@ -51,8 +51,9 @@ class PipeWaker:
     def __init__(self, store: Store, kind: str) -> None:
         self._store = store
         self._kind = kind
+        self.writing: int
         self._reading, self.writing = os.pipe()
-        self.rung = False
+        self.rung: bool = False
         """Whether a byte lies in the pipe; never more than one does."""
         with store.lock:
             store.wakers[kind].append(self)
@@ -80,8 +81,8 @@ class Store:
     """Everything that one memory engine holds."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.number = 0
+        self.lock: threading.Lock = threading.Lock()
+        self.number: int = 0
         """The last message's."""
         self.messages: dict[int, Held] = {}
         self.tags: dict[str, int] = {}
@@ -101,7 +102,7 @@ class Store:
         self.revocations = 0
         self.dead: dict[int, tuple[DeadLetter, Message]] = {}
         """Oldest first, like the history."""
-        self.burials = 0
+        self.burials: int = 0
         self.history: deque[HistoryEntry] = deque(maxlen=HISTORY_ROWS)
         self.results: dict[str, StoredResult] = {}
         self.expiring: list[tuple[float, str]] = []

@@ -26,13 +26,13 @@ class SqliteEngine:
 
     def __init__(self, path: Path, *, durability: str = "process") -> None:
         self.path = path
-        self.run_dir = Path(f"{path}.run")
+        self.run_dir: Path = Path(f"{path}.run")
         self._database = Database(path, durability=durability)
         checkpointer = Checkpointer(path, self.run_dir)
         work, results = self._bells = Bell(self.run_dir, "work"), Bell(self.run_dir, "result")
-        self.results = SqliteResults(self._database, results)
-        self.state = SqliteState(self._database, checkpointer, work, results)
-        self.broker = SqliteBroker(self._database, checkpointer, work, results)
+        self.results: SqliteResults = SqliteResults(self._database, results)
+        self.state: SqliteState = SqliteState(self._database, checkpointer, work, results)
+        self.broker: SqliteBroker = SqliteBroker(self._database, checkpointer, work, results)
 
     @property
     def name(self) -> str:
