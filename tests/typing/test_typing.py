@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any
-from umbel import App, AsyncResult, AsyncTask, Task, current_app, current_task, shared_task
+from umbel import App, AsyncResult, AsyncTask, Queue, Task, current_app, current_task, shared_task
 
 app = App("proj", broker="memory://", task_time_limit=5)
 
@@ -168,6 +168,45 @@ add.adelay("x")
 add.delay(1).redy()
 """.strip().splitlines()
 
+SETTINGS_RIGHT = """
+App("x", task_time_limit=5, timezone="UTC", worker_concurrency=None)
+App("x", result_expires=timedelta(hours=1))
+App("x", accept_content={"json", "yaml"}, include=["a"])
+App("x", task_routes={"shop.*": {"queue": "mail"}, "other": "queue"})
+App("x", task_queues=[Queue("a"), "b"])
+App("x", broker_connection_retry_on_startup=True)
+App("x", changes={"CELERY_TIMEZONE": "UTC"})
+app.conf.update(task_acks_late=False, include=("a",))
+app.conf.update({"CELERYD_CONCURRENCY": 3})
+app.conf["CELERYD_CONCURRENCY"] = 3
+app.conf.beat_schedule = {"a": {"task": "b", "schedule": 10}}
+app.conf.imports = ["a"]
+app.conf.task_routes = (lambda name, args, kwargs, options, task=None, **kw: {"queue": "q"},)
+limit: float | None = app.conf.task_time_limit
+late: bool = app.conf.task_acks_late
+""".strip().splitlines()
+
+SETTINGS_WRONG = """
+App("x", task_time_limt=5)
+App("x", task_time_limit="5")
+App("x", task_acks_late="no")
+App("x", accept_content=5)
+App("x", task_routes=5)
+App("x", CELERY_TIMEZONE="UTC")
+App("x", task_protocol=1)
+App("x", loader="x")
+app.conf.update(task_publsh_timeout=5)
+app.conf.update(result_expires="soon")
+app.conf.task_time_limt = 5
+app.conf.task_acks_late = None
+app.conf.worker_concurrency = 2.5
+app.conf.task_routes = 5
+app.conf.task_serialiser.upper()
+name: str = app.conf.task_time_limit
+""".strip().splitlines()
+RIGHT += SETTINGS_RIGHT
+WRONG += SETTINGS_WRONG
+
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -186,8 +225,8 @@ def judge(flagged: set[int]) -> tuple[list[str], list[str]]:
     return refused, missed
 
 
-def test_there_are_fifty_of_each() -> None:
-    assert (len(set(RIGHT)), len(set(WRONG))) == (50, 50)
+def test_there_are_at_least_fifty_of_each() -> None:
+    assert min(len(set(RIGHT)), len(set(WRONG))) >= 50
 
 
 def test_mypy_flags_the_wrong_lines_alone(program: Path) -> None:

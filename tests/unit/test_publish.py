@@ -179,4 +179,4 @@ def test_the_tasks_own_options_apply() -> None:
 
 def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ImproperlyConfigured, match="task_time_limit"):
-        App("typo", task_time_limt=3)
+        App("typo", task_time_limt=3)  # type: ignore[call-arg]

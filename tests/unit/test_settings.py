@@ -83,9 +83,9 @@ def test_each_setting_has_an_effect_a_note_or_a_refusal(name: str) -> None:
 
 def test_a_typo_is_named_with_the_nearest_name() -> None:
     with pytest.raises(ImproperlyConfigured, match="task_serializer"):
-        App("x", CELERY_TASK_SERIALISER="json")
+        App("x", CELERY_TASK_SERIALISER="json")  # type: ignore[call-arg]
     with pytest.raises(ImproperlyConfigured, match="Did you mean task_time_limit"):
-        App("x", task_time_limt=3)
+        App("x", task_time_limt=3)  # type: ignore[call-arg]
     with pytest.raises(ImproperlyConfigured, match="zzz"):
         App("x").conf["zzz"] = 1
     with pytest.raises(AttributeError, match="Did you mean task_acks_late"):
@@ -93,7 +93,7 @@ def test_a_typo_is_named_with_the_nearest_name() -> None:
 
 
 def test_old_names_read_and_set_the_same_setting() -> None:
-    conf = App("x", CELERYD_CONCURRENCY=3).conf
+    conf = App("x", CELERYD_CONCURRENCY=3).conf  # type: ignore[call-arg]
     conf["CELERY_TIMEZONE"] = "Asia/Shanghai"
     assert (conf.worker_concurrency, conf["CELERYD_CONCURRENCY"]) == (3, 3)
     assert (conf.timezone, conf.get("CELERY_TIMEZONE")) == ("Asia/Shanghai", "Asia/Shanghai")
@@ -452,5 +452,5 @@ def test_compat_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_with_compat_an_unknown_setting_is_a_warning() -> None:
     with pytest.warns(UserWarning, match="my_own"):
-        app = App("x", compat="celery", my_own=3)
+        app = App("x", compat="celery", my_own=3)  # type: ignore[call-arg]
     assert app.conf["my_own"] == 3

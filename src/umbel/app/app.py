@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
 from time import monotonic
 from typing import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
     from umbel.app.connection import Connection
+    from umbel.app.keywords import AppSettings
     from umbel.app.options import SendOptions, TaskOptions
     from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
@@ -87,7 +88,8 @@ class App:
     `main` names the app and takes the place of `__main__` in task names; `broker` is a URL, by
     default the embedded store, and `backend` where results are kept (`result_backend`). The
     configuration is `config_source`, as for `config_from_object`, with its `namespace`;
-    `changes` and further keywords are settings (`umbel.app.settings`) and outweigh it.
+    `changes` and further keywords are settings (`umbel.app.settings`) and outweigh it. Type
+    checkers know keywords by the settings' own names; old names are better in `changes`.
     """
 
     def __init__(
@@ -103,26 +105,29 @@ class App:
         set_as_current: bool = True,
         task_cls: type[AnyTask] | None = None,
         tasks: Mapping[str, AnyTask] | None = None,
-        include: Sequence[str] | None = None,
+        include: Collection[str] | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
-        **settings: Any,
+        **settings: Unpack[AppSettings],
     ) -> None:
-        for refused in ARGUMENTS.keys() & settings.keys():
-            if settings.pop(refused):
+        given: dict[str, Any] = {**settings}
+        for refused in ARGUMENTS.keys() & given.keys():
+            if given.pop(refused):
                 raise ImproperlyConfigured(f"App(…) takes no {refused}: {ARGUMENTS[refused]}.")
         self.main = main
         self.namespace = namespace
         self.conf: Settings = UnreadSettings()
         """The settings, by attribute or key; read when the first of them is asked for."""
-        if "compat" in settings:  # before what it is lenient with
-            self.conf.update(compat=settings["compat"])
-        for option, url in (("broker_url", broker), ("result_backend", backend)):
-            if url is not None:
-                settings.setdefault(option, url)
-        if include is not None:
-            settings.setdefault("include", include)
-        self.conf.update(changes, **settings)
+        if "compat" in given:  # before what it is lenient with
+            self.conf.compat = given["compat"]
+        for option, value in (
+            ("broker_url", broker),
+            ("result_backend", backend),
+            ("include", include),
+        ):
+            if value is not None:
+                given.setdefault(option, value)
+        self.conf.update({**(changes or {}), **given})
         self.conf.tell_when_read(self._configured)
         if config_source is not None:
             self.config_from_object(config_source, silent=config_source_silent)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from umbel.app.keywords import GivenSettings
     from umbel.app.sources import Item
 
 COMMAND_LINE, ENVIRONMENT, CODE, CONFIG, ADDED, COMPAT = range(6)
@@ -251,7 +252,9 @@ class Configuration:
                 value = self._kinds().parse(meant, value)  # noqa: PLW2901
             self._give(COMMAND_LINE, meant, value, origin)
 
-    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    def update(
+        self, values: Mapping[str, Any] | None = None, /, **more: Unpack[GivenSettings]
+    ) -> None:
         """Set settings by name; `ImproperlyConfigured` for one that does not exist."""
         for name, value in {**(values or {}), **more}.items():
             self._assign(name, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -32,17 +31,24 @@ Signature = Mapping[str, Any]
 """A task to call, as data: `task`, `args`, `kwargs`, `options`, `subtask_type`, `immutable`."""
 Route = str | HasName | Mapping[str, Any]
 """Where a task goes: a queue's name, a queue, or options of `apply_async`."""
-Table = (
-    Mapping[str, Route]
-    | Mapping[re.Pattern[str], Route]
-    | Mapping[str | re.Pattern[str], Route]
-    | Sequence[tuple[str | re.Pattern[str], Route]]
-)
-"""Routes by a task's name, by a pattern with `*`, or by a compiled pattern that fits its start."""
-Router = str | Table | Callable[..., Route | None] | object
+Table = Mapping[Any, object] | Sequence[object]
+"""Routes by a task's name, by a pattern with `*`, or by a compiled pattern that fits its start: a
+dict, or pairs. Their parts are checked when they are read: of a dict with routes of two kinds mypy
+knows no more than `dict[str, object]`."""
+
+
+class RouterObject(Protocol):
+    """A router as Celery 3 had it."""
+
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None, /) -> Route | None:
+        """Where a task of this name goes; None for one of which it knows nothing."""
+        ...
+
+
+Router = str | Table | Callable[..., Route | None] | RouterObject
 """A table, `route(name, args, kwargs, options, task=None, **kwargs)`, the dotted path of either,
 or an object with Celery 3's `route_for_task(task, args, kwargs)`."""
-Routes = Router | Sequence[Router | tuple[str | re.Pattern[str], Route]]
+Routes = Router
 """The setting `task_routes`: one router or several; the first that does not answer None decides."""
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from umbel.app.options import Route, Router, Routes
+from umbel.app.options import Route, Routes
 from umbel.app.queues import Exchange, Queues, as_exchange
 from umbel.exceptions import ImproperlyConfigured
 
@@ -234,7 +234,7 @@ def _is_pair(item: object) -> bool:
     )
 
 
-def _prepare(router: Router) -> Lookup:
+def _prepare(router: object) -> Lookup:
     if isinstance(router, str):
         router = _load(router)
     if isinstance(router, (Mapping, list, tuple)):

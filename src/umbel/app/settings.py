@@ -2,191 +2,254 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from umbel.app.config import Configuration
 
 if TYPE_CHECKING:
+    from umbel.app.keywords import IdleSettings
     from umbel.app.options import DeclaredQueues, Routes
+else:
+    IdleSettings = object  # a table of its own answers for them (`umbel.app.names`)
 
 
-class Settings(Configuration):
-    """The settings that have an effect, with their defaults. Durations are seconds.
+class Settings(Configuration, IdleSettings):
+    """The settings that have an effect, with their defaults. Durations are seconds, all floats are.
 
     Those of Celery's that have none: `umbel.app.names`. How they are read:
-    `umbel.app.config.Configuration`.
+    `umbel.app.config.Configuration`. `umbel.app.reference` writes from this table.
     """
 
+    # ------------------------------------------------------------ Moving from Celery
+
     compat: str | None = None
-    """"celery": Celery's behaviour in each point of `umbel.app.compat`. Also `--compat` of the
-    worker and `UMBEL_COMPAT`."""
+    """With "celery", each setting whose default differs from Celery's on purpose gets the value
+    that behaves as there (a table below lists them), and unknown settings are passed over with a
+    warning. Also `--compat celery` of a worker."""
+
+    # ------------------------------------------------------------ Where messages and results are
 
     broker_url: str | None = None
-    """Where messages lie; None is the embedded store (`umbel.app.location`)."""
+    """The URL of the store that messages lie in: `sqlite:///path/to/file.db`, or `memory://` for
+    one process. None: the embedded store, `.umbel/queue.db` in the project's root, or `queue.db`
+    in the folder `UMBEL_HOME`."""
     result_backend: str | None = None
-    """Where results are kept: "broker" is where messages lie. None: the same, unless the code
-    sets `broker_url`; then nowhere, as in Celery."""
-    enable_utc: bool = True
-    """A datetime without a zone means UTC; off: it means `timezone`."""
+    """Where results are kept. "broker": where the messages are; "disabled": nowhere. None: where
+    the messages are, unless the code sets `broker_url`; then nowhere, as in Celery."""
+
+    # ------------------------------------------------------------ Time zone
+
     timezone: str | None = None
-    """The app's time zone by its IANA name; None is UTC."""
-    imports: Sequence[str] = ()
-    """Modules that workers and the command line import after the app's own."""
-    include: Sequence[str] = ()
-    """More of them (`App(include=…)`)."""
+    """The app's time zone by its IANA name, "Asia/Shanghai". None: UTC."""
+    enable_utc: bool = True
+    """A datetime without a zone, as `eta` or `expires`, means UTC. Off: it means `timezone`."""
+
+    # ------------------------------------------------------------ Modules with tasks
+
+    imports: Collection[str] = ()
+    """Modules that workers and the command line import after the app's own, so that the tasks in
+    them are known."""
+    include: Collection[str] = ()
+    """More of them; the argument `App(include=…)`."""
+
+    # ------------------------------------------------------------ Queues and routing
+
     task_default_queue: str = "celery"
-    """Where a task goes that nothing else gives a queue, and what a worker serves without -Q."""
+    """The queue of tasks that nothing else gives one, and what a worker without `-Q` serves."""
     task_queues: DeclaredQueues | None = None
-    """The queues that a worker serves, as `umbel.Queue` or as a dict by name; None: the default
-    one. Others are made when they are first named."""
+    """The queues that a worker without `-Q` serves: a list of names and `umbel.Queue`, or a dict
+    by name. None: the default queue. A queue that is not in it is made when it is first named."""
     task_create_missing_queues: bool = True
-    """Off: a queue that is not in `task_queues` is refused where it is named (`QueueNotFound`)."""
-    task_create_missing_queue_exchange_type: str | None = None
-    """The type of the exchange of a queue that is made when first named; None: direct."""
+    """Make queues that are not in `task_queues`. Off: naming one is an error (`QueueNotFound`)."""
+    task_routes: Routes | None = None
+    """Which queue a task goes to, or other options of `apply_async`, by its name:
+    `{"shop.mail.*": {"queue": "mail"}}`. A dict by name, pattern with `*` or compiled pattern; a
+    function `(name, args, kwargs, options, task=None)`; the dotted path of either; or a list of
+    these, of which the first that answers decides. What the call or the task says wins."""
+    task_default_priority: int | None = None
+    """0 to 9; 9 is the most urgent. None: 0, unless a route says otherwise."""
     task_default_exchange: str | None = None
-    """The exchange of queues in `task_queues` that name none; None: named as the default queue."""
+    """The exchange of queues in `task_queues` that name none. None: the default queue's name."""
     task_default_exchange_type: str = "direct"
     """The type of exchanges in `task_queues` that name none: direct, topic or fanout."""
     task_default_routing_key: str | None = None
-    """The key of queues in `task_queues` that name none; None: the default queue's name."""
+    """The key of queues in `task_queues` that name none. None: the default queue's name."""
+    task_create_missing_queue_exchange_type: str | None = None
+    """The type of the exchange of a queue that is made when first named. None: direct."""
     task_default_delivery_mode: int | str = 2
-    """1 or "transient", 2 or "persistent": what a message says of itself. The embedded store keeps
+    """What a message says of itself: 1 or "transient", 2 or "persistent". The embedded store keeps
     both."""
-    task_routes: Routes | None = None
-    """Which queue a task goes to, or other options of `apply_async`, by its name: a dict by name,
-    pattern with `*` or compiled pattern, a function, the dotted path of either, or a list of such;
-    the first that answers decides. What the call or the task says wins."""
-    task_default_priority: int | None = None
-    """0 to 9; 9 is the most urgent. None: as a route says, else 0."""
-    task_acks_late: bool = True
-    """A message is done when its task has ended. Off: done before it starts, so that a task
-    whose worker dies is not run again but fails with `WorkerLostError`."""
-    task_acks_on_failure_or_timeout: bool = True
-    """A failure or hard time limit is a task's end. Off: see the two settings that follow."""
-    task_acks_on_failure: bool | None = None
-    """Off: the message of a task that has failed becomes a dead letter, which can be replayed.
-    None: as `task_acks_on_failure_or_timeout`."""
-    task_acks_on_timeout: bool | None = None
-    """Off: a task that was killed at its hard limit runs again, as one whose process died.
-    None: as `task_acks_on_failure_or_timeout`."""
-    task_reject_on_worker_lost: bool | None = None
-    """Off: a task whose process died fails with `WorkerLostError` at once. On, and None: it runs
-    again, alone, up to `task_max_deliveries` times; then it is a dead letter."""
-    task_retry_on_worker_lost: bool = False
-    """A task whose process died is retried, after its `default_retry_delay` and at most
-    `max_retries` times, and then fails."""
-    task_ignore_result: bool = False
-    """Store no results, but of tasks and calls that say otherwise."""
-    task_store_errors_even_if_ignored: bool = False
-    """Store the failures of tasks whose results are ignored."""
-    task_track_started: bool = False
-    """Store the state STARTED, with process and worker, when a task begins."""
-    task_annotations: object = None
-    """Options of tasks that the configuration overrides, by task name (`umbel.app.annotations`)."""
-    task_time_limit: float | None = None
-    """Hard limit: the task's process is killed."""
-    task_soft_time_limit: float | None = None
-    """`SoftTimeLimitExceeded` is raised inside the task."""
-    task_soft_time_limit_grace: float = 10.0
-    """How long a task without a hard limit may go on after its soft one before it is killed."""
+
+    # ------------------------------------------------------------ Sending
+
     task_publish_timeout: float = 5.0
-    """The one deadline of a publish, over all that it waits for; then `OperationalError`."""
-    task_serializer: str = "json"
-    """What messages are written in: json, yaml, msgpack, pickle, auth, or one that was registered
-    (`umbel.serialization`)."""
-    accept_content: Sequence[str] = ("json",)
-    """Serializers whose messages are read, by name or content type. Others become dead letters."""
-    task_compression: str | None = None
-    """zlib, bzip2, lzma, zstd or brotli; None: not compressed."""
+    """How long `delay` may take in all, whatever it waits for; then it raises
+    `OperationalError`."""
     task_publish_retry: bool = True
-    """An unsuccessful publish is tried again as the policy says, within the deadline."""
+    """Try a publish that fails again, within `task_publish_timeout`."""
     task_publish_retry_policy: Mapping[str, Any] = MappingProxyType(
         {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
     )
-    """How often, and the pauses in seconds (`umbel.app.options.RetryPolicy`)."""
-    task_repr_maxlevels: int = 3
-    """How deep arguments are shown in logs and monitors."""
+    """How often it is tried again, and the pauses: the first, by how much each is longer, and the
+    longest."""
     task_max_message_bytes: int = 32 << 20
-    """Largest message and largest stored result."""
+    """The largest message, and the largest result, in bytes. A larger one is refused where it is
+    made."""
+    task_repr_maxlevels: int = 3
+    """How many levels of nested arguments are shown in logs and monitors."""
+
+    # ------------------------------------------------------------ When a task is done
+
+    task_acks_late: bool = True
+    """A message is done when its task has ended, so a task whose worker dies runs again. Off: done
+    before it starts, so it never runs twice; if its worker dies it fails (`WorkerLostError`)."""
     task_max_deliveries: int = 3
-    """Attempts that may kill their process before the message becomes a dead letter."""
+    """How many times a task may kill its process before it becomes a dead letter (`umbel dead`)."""
+    task_reject_on_worker_lost: bool | None = None
+    """A task whose process died. On, and None: it runs again, alone in a process, until
+    `task_max_deliveries`. Off: it fails at once (`WorkerLostError`)."""
+    task_retry_on_worker_lost: bool = False
+    """A task whose process died is retried like one that raised an error: after its
+    `default_retry_delay`, at most `max_retries` times; then it fails."""
+    task_acks_on_failure_or_timeout: bool = True
+    """A task that failed or reached its hard time limit is done. Off: what the next two say."""
+    task_acks_on_failure: bool | None = None
+    """Off: the message of a task that failed becomes a dead letter, which can be replayed. None: as
+    `task_acks_on_failure_or_timeout`."""
+    task_acks_on_timeout: bool | None = None
+    """Off: a task that was killed at its hard limit runs again, like one whose process died. None:
+    as `task_acks_on_failure_or_timeout`."""
     task_unknown_timeout: float = 60.0
-    """How long a message whose task no worker knows waits before it becomes a dead letter."""
-    task_always_eager: bool = False
-    """Run tasks where they are sent, at once, instead of sending them (for tests; the fixture
-    `umbel` hides less)."""
-    task_eager_propagates: bool = False
-    """An eager call raises what its task raises."""
-    task_store_eager_result: bool = False
-    """Store the results of eager calls too."""
-    result_serializer: str = "json"
-    """What results are written in; as `task_serializer`."""
-    result_compression: str | None = None
-    """As `task_compression`; Celery reads it from 5.7 on."""
-    result_accept_content: Sequence[str] | None = None
-    """Serializers whose results are read; None: those of `accept_content`. That of
-    `result_serializer` is read in any case."""
+    """How long a message whose task no worker knows waits for a worker that does, before it
+    becomes a dead letter."""
+
+    # ------------------------------------------------------------ Time limits
+
+    task_time_limit: float | None = None
+    """Hard limit of each run: the task's process is killed and the task fails
+    (`TimeLimitExceeded`). None: no limit."""
+    task_soft_time_limit: float | None = None
+    """Soft limit: `SoftTimeLimitExceeded` is raised inside the task. None: no limit."""
+    task_soft_time_limit_grace: float = 10.0
+    """How long a task that has no hard limit may go on after its soft one, before it is killed."""
+
+    # ------------------------------------------------------------ Options of all tasks
+
+    task_annotations: object = None
+    """Options of tasks that the configuration overrides, by task name, "*" for all:
+    `{"shop.add": {"time_limit": 5}, "*": {"max_retries": 5}}`. Or an object with a method
+    `annotate(task)`, or a list of such."""
+    task_track_started: bool = False
+    """Store the state STARTED, with process and worker, when a task begins."""
+
+    # ------------------------------------------------------------ Results
+
+    task_ignore_result: bool = False
+    """Store no results, except of tasks and calls that say `ignore_result=False`."""
+    task_store_errors_even_if_ignored: bool = False
+    """Store the failures of tasks whose results are ignored."""
     result_expires: float | None = 86400.0
     """How long results are kept; None or 0: for ever. Nothing has to clean up: an expired result
-    is as absent at once, and any live worker drops it from the store."""
+    is absent at once, and any worker removes it from the store."""
     result_failure_expires: float | None = None
     """The same for results of failed tasks; None: as `result_expires`; 0: for ever."""
     result_extended: bool = False
-    """Store with a result its task's name, arguments, worker, retries and queue, and its stamps."""
+    """Store with a result its task's name, arguments, worker, retries, queue and stamps."""
     task_remote_tracebacks: bool = False
-    """An error that `get` raises has the frames of its task, where the worker raised it, for
-    debuggers and error trackers. Off: they are a note of the error, which shows them as well."""
+    """An error that `get` raises has the frames of its task in the worker, for debuggers and error
+    trackers. Off: it has the worker's traceback as a note, which is shown with it."""
     history_expires: float | None = 7 * 86400.0
-    """How long the store tells how attempts ended (`App.history`); None: for ever."""
+    """How long the store remembers how attempts ended (`App.history`, `umbel result ID`), also of
+    tasks without a result. None: for ever."""
     history_limit: int | None = 1_000_000
-    """How many ended attempts it tells of, the newest; None: no bound. The memory engine keeps
+    """How many ended attempts it remembers, the newest. None: all. The engine in memory keeps
     10,000 at most."""
+
+    # ------------------------------------------------------------ Serializers
+
+    task_serializer: str = "json"
+    """What messages are written in: json, yaml, msgpack, pickle, auth, or one that was registered
+    (`umbel.serialization.register`)."""
+    accept_content: Collection[str] = ("json",)
+    """Serializers whose messages are read, by name or content type. A message in another becomes a
+    dead letter."""
+    task_compression: str | None = None
+    """zlib, bzip2, lzma, zstd or brotli. None: messages are not compressed."""
+    result_serializer: str = "json"
+    """What results are written in; as `task_serializer`."""
+    result_accept_content: Collection[str] | None = None
+    """Serializers whose results are read. None: those of `accept_content`. That of
+    `result_serializer` is always read."""
+    result_compression: str | None = None
+    """Compression of results; as `task_compression`. Celery reads it from 5.7 on."""
+
+    # ------------------------------------------------------------ Signed messages
+
     security_hmac_key: str | bytes | Sequence[str | bytes] | None = None
-    """A secret of 32 bytes or more that all producers and workers share: messages are signed with
-    it, headers and queue included, and what is not signed so becomes a dead letter. Of several
-    the first signs and each is accepted, so that keys can be changed one after the other."""
+    """A secret of 32 bytes or more that all producers and workers share. Messages are signed with
+    it, headers, queue and expiry included; one that is not becomes a dead letter. Of several keys
+    the first signs and each is accepted, so keys can be changed one after the other."""
     security_key: str | None = None
     """Path of the private key (PEM) that the serializer auth signs with."""
     security_key_password: str | bytes | None = None
     """What `security_key` is encrypted with."""
     security_certificate: str | None = None
-    """Path of the certificate (PEM) that goes with `security_key`."""
+    """Path of the certificate (PEM) that belongs to `security_key`."""
     security_cert_store: str | None = None
-    """Folder or pattern of the certificates (PEM) whose messages the serializer auth reads."""
+    """Folder, or pattern, of the certificates (PEM) whose messages are read."""
     security_digest: str = "sha256"
-    """The digest that is signed by the serializer auth."""
+    """The digest that the serializer auth signs."""
+
+    # ------------------------------------------------------------ Workers
+
     worker_concurrency: int | None = None
-    """Children of a worker; None: one for each processor this process may use."""
+    """How many tasks a worker runs at once, each in a process. None: one for each processor that
+    it may use."""
     worker_max_tasks_per_child: int | None = None
-    """Tasks after which a child is replaced; None: never."""
+    """Replace a process after so many tasks. None: never."""
     worker_max_memory_per_child: int | None = None
-    """KiB of resident memory after which a child is replaced, once its task has ended."""
+    """Replace a process whose resident memory exceeds so many KiB, once its task has ended. None:
+    never."""
+    worker_soft_shutdown_timeout: float = 0.0
+    """How long running tasks may go on after a signal for a cold shutdown, before they are stopped
+    and go back into their queues."""
+    worker_lease: float = 30.0
+    """How long a worker's lease must stand still before other workers take over its work. A worker
+    that dies on the same host is noticed at once."""
+
+    # ------------------------------------------------------------ A worker's log
+
     worker_hijack_root_logger: bool = False
-    """Take the root logger's handlers away before the worker sets logging up. Off: logging that
-    the app has set up stays as it is."""
-    worker_log_color: bool | None = None
-    """Colours in the log; None: if it goes to a terminal."""
+    """Take the root logger's handlers away and set logging up anew. Off: logging that the app has
+    set up stays as it is."""
     worker_log_format: str = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
     """Format of the worker's own lines."""
     worker_log_datefmt: str | None = None
-    """`strftime` format of %(asctime)s in `worker_log_format`."""
+    """`strftime` format of `%(asctime)s` in `worker_log_format`. None: logging's default."""
     worker_task_log_format: str = (
         "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
     )
     """Format of the lines that tasks log."""
     worker_task_log_datefmt: str | None = None
-    """`strftime` format of %(asctime)s in `worker_task_log_format`."""
+    """`strftime` format of `%(asctime)s` in `worker_task_log_format`. None: logging's default."""
+    worker_log_color: bool | None = None
+    """Colours. None: if the log goes to a terminal and `NO_COLOR` is not set."""
     worker_redirect_stdouts: bool = True
     """What tasks print goes to the log, unless the app has set logging up."""
     worker_redirect_stdouts_level: str = "WARNING"
-    """The level of what is printed."""
-    worker_soft_shutdown_timeout: float = 0.0
-    """Seconds that running tasks have from the signal for a cold shutdown to that shutdown."""
-    worker_lease: float = 30.0
-    """How long a worker's lease must stand still before another takes over its work. A worker
-    that died on the same host is noticed at once, by its lock."""
+    """The level at which it is logged."""
+
+    # ------------------------------------------------------------ Tests
+
+    task_always_eager: bool = False
+    """Run tasks where they are sent, at once, instead of sending them. The fixture `umbel` hides
+    less (`docs/guides/testing.md`)."""
+    task_eager_propagates: bool = False
+    """An eager call raises what its task raises."""
+    task_store_eager_result: bool = False
+    """Store the results of eager calls too."""
 
     def _is_read(self) -> bool:
         return type(self) is not UnreadSettings

@@ -84,7 +84,7 @@ class Kinds:
             return text
 
     def _takes_names(self, name: str) -> bool:
-        return self.text(name).startswith(("tuple[str", "Sequence[str", "list[str"))
+        return self.text(name).startswith(("Collection[str",))
 
 
 _WORDS: Final = {
