@@ -1,4 +1,4 @@
-"""Every Python block of the documents runs."""
+"""Every Python and console block of the documents runs, and prints what is shown."""
 
 import os
 import subprocess
@@ -18,7 +18,8 @@ DOCUMENTS = [
 
 
 def run(folder: Path, *command: str) -> None:
-    environment = os.environ | {"UMBEL_HOME": str(folder / "home")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"UMBEL_HOME": str(folder / "home"), "PATH": path}
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -54,3 +55,36 @@ def test_a_note_says_how_a_block_is_run(tmp_path: Path) -> None:
         "<!-- not run: it is wrong -->\n```python\nassert False\n```\n"
     )
     run(tmp_path, snippets.__file__, str(document))
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        ("$ true\n$ false\n", "line 5: it exits with 1"),
+        ("$ seq 3\n1\n3\n", "line 4: it prints something else"),
+        ("$ sh -c 'echo one; sleep 60'\ntwo\n", "line 4: it does not print what is shown"),
+        ("$ echo one\ntwo\n", "line 4: it has ended"),
+    ],
+)
+def test_a_wrong_command_is_found(
+    block: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snippets, "PATIENCE", 0.5)
+    note = "<!-- another terminal -->\n" if "two" in block else "\n"
+    document = tmp_path / "wrong.md"
+    document.write_text(f"One\n{note}```console\n{block}```\n")
+    with pytest.raises(AssertionError, match=complaint):
+        snippets.main(document)
+
+
+def test_commands_are_run_and_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = tmp_path / "right.md"
+    document.write_text(
+        "<!-- another terminal -->\n```console\n$ sh -c 'echo at $$; sleep 60'\nat …\n```\n"
+        "```console\n$ export X=1  # kept\n\n$ seq 9; echo $X\n1\n…\n8\n…9…\n1\n```\n"
+        "```python\nopen('made', 'w').close()\n```\n"
+        "<!-- exits with 2 -->\n```console\n$ ls made\nmade\n$ exit_with() { return $1; }\n"
+        "$ exit_with 2\n```\n"
+    )
+    snippets.main(document)
