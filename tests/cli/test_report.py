@@ -64,6 +64,15 @@ def test_everything_that_is_refused_is_named_and_the_exit_code_tells(project: Pr
     assert "task_serializer" in project.say("report", code=1)
 
 
+def test_tasks_of_all_modules_are_counted(project: Project) -> None:
+    configure(project, "imports = ['more']\n")
+    project.write("more.py", "from tasks import app\nprint('loud')\n@app.task\ndef f(): ...\n")
+    assert project.ask("report")["tasks"] == 1
+    project.write("more.py", "import nowhere_to_be_found\n")
+    (problem,) = project.ask("report", code=1)["problems"]
+    assert "nowhere_to_be_found" in problem
+
+
 def test_secrets_are_masked(project: Project) -> None:
     configure(project, "redis_password = 'hunter2'\nresult_backend = 'broker'\n")
     done = project.run("report", "--check")

@@ -64,6 +64,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.COMMANDS[name].removesuffix(".").partition(",")[0] in capsys.readouterr().out
 
 
+def test_the_examples_of_a_command_have_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["worker", "-h"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  umbel worker -l INFO" in lines
+    assert "  nohup umbel worker -f worker.log -l INFO &" in lines
+
+
 def test_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert re.fullmatch(r"umbel \d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,13 +51,16 @@ def find_problems(app: App) -> list[str]:
     """What keeps the app from working as it is configured."""
     from umbel.exceptions import ImproperlyConfigured
 
-    problems = []
     try:
         app.conf.read()
         _ = app.engine  # opened, which looks at the URLs and makes no file yet
+        with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of it
+            app.import_default_modules()
     except ImproperlyConfigured as error:
-        problems += str(error).splitlines()
-    return problems
+        return str(error).splitlines()
+    except Exception as error:  # noqa: BLE001  (whatever a module raises)
+        return [f"A module with tasks could not be imported: {error!r}"]
+    return []
 
 
 def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
 @common_options
 @click.pass_context
 def worker(ctx: click.Context, /, **options: Any) -> int:
-    r"""Run tasks until told to stop.
+    """Run tasks until told to stop.
 
     Once SIGTERM or Ctrl-C: end when what runs has ended. Twice, or SIGQUIT: stop now; what ran
     goes back into its queue. SIGHUP without a terminal: end, and start again.
@@ -211,7 +211,7 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     umbel worker -l INFO
     umbel -A proj worker -c 4 -Q urgent,celery -n w1@%h
     nohup umbel worker -f worker.log -l INFO &
-    """  # fmt: skip
+    """  # noqa: D301  (click's mark, an escape)
     asked = ctx.ensure_object(Invocation)
     asked.notes += settle_legacy(options)
     names = options.pop("queues"), options.pop("excluded")
