@@ -5,13 +5,15 @@ Python blocks run from the first to the last in one namespace. A block that open
 to pytest, any other is imported, and its names are known to the blocks that follow.
 
 Of console blocks the lines that begin with `$ ` run in one shell, and what follows such a line is
-what it prints, where `…` stands for anything, on a line by itself for any lines. If nothing
-follows, it may print what it wants. What stands on the line before a block's fence may say:
+what it prints, where `…` stands for anything, on a line by itself for any lines, and where what
+differs from run to run (`VOLATILE`) need not be the same. If nothing follows, it may print what it
+wants. What stands on the line before a block's fence may say:
 
     <!-- a worker runs -->      from here on a worker of `app` takes what is sent
     <!-- another terminal -->   its one command goes on, beside the blocks that follow, once it
                                 has printed what is shown
     <!-- exits with 1 -->       its last command does; all others exit with 0
+    <!-- not imported -->       the file is only written
     <!-- not run: reason -->    Python is only compiled
 """
 
@@ -34,6 +36,17 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 NAME = re.compile(r"# (\S+\.py)\n")
+VOLATILE = re.compile(
+    r"(?P<id>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22})|(?<=[ (])(?P<path>/[^ )\n]+)"
+    r"|(?P<number>\d+(?:\.\d+)+|\d+(?= (?:slots|s)\b))|(?<=@)(?P<host>\w+)|(?P<any>…)"
+)
+FORMS = {
+    "id": "[0-9a-f-]{36}",
+    "path": "/[^ )\n]+",
+    "number": r"\d+(?:\.\d+)*",
+    "host": r"[\w-]+",
+    "any": ".*",
+}
 ENDED = "-- the command has ended with"
 PATIENCE = 20.0
 
@@ -60,7 +73,7 @@ class Snippet:
         lines = self.source.splitlines()
         starts = [n for n, line in enumerate(lines) if line.startswith("$ ")]
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            printed = "\n".join(lines[start + 1 : end]).strip("\n")
+            printed = "".join(f"{line}\n" for line in lines[start + 1 : end] if line)
             yield self.line + 1 + start, lines[start][2:], printed
 
 
@@ -147,11 +160,14 @@ class Terminals:
 
 def pattern(expected: str) -> re.Pattern[str]:
     """What is shown of a command, as an expression for what it prints."""
-    lines = [
-        "(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + "\n"
-        for line in expected.splitlines()
-    ]
-    return re.compile("".join(lines))
+    parts = []
+    for line in expected.splitlines(keepends=True):
+        end = 0
+        for thing in () if line == "…\n" else VOLATILE.finditer(line):
+            parts += [re.escape(line[end : thing.start()]), FORMS[thing.lastgroup or ""]]
+            end = thing.end()
+        parts.append("(?:.*\n)*?" if line == "…\n" else re.escape(line[end:]))
+    return re.compile("".join(parts))
 
 
 def main(document: Path) -> None:
@@ -178,7 +194,7 @@ def main(document: Path) -> None:
             file = Path(snippet.file)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(snippet.source, encoding="utf-8")
-            if not snippet.is_test:
+            if not snippet.is_test and snippet.note != "not imported":
                 module = importlib.import_module(".".join(file.with_suffix("").parts))
                 names |= {name: value for name, value in vars(module).items() if name[0] != "_"}
 

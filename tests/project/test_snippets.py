@@ -82,7 +82,7 @@ def test_commands_are_run_and_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     document = tmp_path / "right.md"
     document.write_text(
         "<!-- another terminal -->\n```console\n$ sh -c 'echo at $$; sleep 60'\nat …\n```\n"
-        "```console\n$ export X=1  # kept\n\n$ seq 9; echo $X\n1\n…\n8\n…9…\n1\n```\n"
+        "```console\n$ export X=1  # kept\n\n$ seq 9; echo $X $PWD\n1\n…\n8\n…9…\n1 /home/me\n```\n"
         "```python\nopen('made', 'w').close()\n```\n"
         "<!-- exits with 2 -->\n```console\n$ ls made\nmade\n$ exit_with() { return $1; }\n"
         "$ exit_with 2\n```\n"

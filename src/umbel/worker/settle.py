@@ -116,7 +116,7 @@ class Settler:
             return Settlement(
                 delivery.number, delivery.worker, delivery.attempt, end, history=entry
             )
-        detail = f"{charged} attempts killed their process; the last one was {cause}\n{stacks}"
+        detail = f"{charged} attempts killed their process; the last one: {cause}\n{stacks}"
         end = Bury(headers.id, headers.task, "lost", detail, charged)
         self._note(delivery, headers, error, stacks)
         return self._close(delivery, headers, end, states.FAILURE, error, stacks)
