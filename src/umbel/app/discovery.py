@@ -68,8 +68,8 @@ def django_apps() -> list[str]:
     """The packages of Django's installed apps; none where no Django project is named."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
         return []
-    import django  # type: ignore[import-not-found, unused-ignore]
-    from django.apps import apps  # type: ignore[import-not-found, unused-ignore]
+    import django
+    from django.apps import apps
 
     if not apps.ready:
         django.setup()
