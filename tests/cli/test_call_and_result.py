@@ -140,7 +140,7 @@ def test_where_a_waiting_task_is(project: Project) -> None:
     text = project.say("result", id)
     assert "PENDING" in text
     assert "waiting in the queue celery for" in text
-    assert "nobody serves it; start a worker: umbel worker -Q celery" in text
+    assert "no live worker serves it; start one: umbel worker -Q celery" in text
     (place,) = project.ask("result", id)["messages"]
     assert (place["where"], place["queue"], place["served"]) == ("ready", "celery", False)
     project.say("queues", "--pause", "celery")

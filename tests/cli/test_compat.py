@@ -42,3 +42,14 @@ def test_a_task_that_nobody_knows_is_taken_out_at_once(project: Project) -> None
         answer = project.ask("result", id, "--wait", code=1)
         assert "NotRegistered" in str(answer)
         assert time.monotonic() - started < 20  # without compat it is a minute
+
+
+def test_nor_if_it_is_acknowledged_late(project: Project) -> None:
+    project.write("tasks.py", TASKS)
+    project.environment["UMBEL_TASK_ACKS_LATE"] = "1"
+    log = project.folder / "log"
+    with project.worker("--compat", "celery"):
+        assert project.ask("call", "tasks.limits", "--wait")["result"] == ["celery", True]
+        answer = project.ask("call", "tasks.die", str(log), "--wait", code=1)
+        assert answer["error"]["type"] == "WorkerLostError"
+    assert log.read_text() == "ran\n"

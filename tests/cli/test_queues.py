@@ -19,14 +19,18 @@ def test_what_lies_where(project: Project) -> None:
     assert 0 <= celery["oldest_age"] < 60
     assert celery["deserted"] is True
     text = project.say("queues")
-    assert "Nobody serves emails. Start a worker: umbel worker -Q emails" in text
+    assert (
+        "Nobody serves celery (1 ready, 1 delayed); emails (2 ready). "
+        "Start a worker: umbel worker -Q celery,emails\n"
+    ) in text
     with project.worker("-Q", "celery,idle", "-n", "w1@here"):
         project.say("call", "tasks.greet", "--wait")  # after the one that was there
         found = {queue["queue"]: queue for queue in project.ask("queues")["queues"]}
         assert found["celery"]["workers"] == found["idle"]["workers"] == ["w1@here"]
         assert found["celery"]["ready"] == 0
         text = project.say("queues", "-A", "tasks:app")
-        assert "Nobody serves emails. Start a worker: umbel -A tasks:app worker -Q emails" in text
+        advice = "emails (2 ready). Start a worker: umbel -A tasks:app worker -Q emails\n"
+        assert f"Nobody serves {advice}" in text
         assert "Nobody serves celery" not in text
         assert [line.split()[0] for line in text.splitlines()[:4]] == [
             "QUEUE", "celery", "emails", "idle",

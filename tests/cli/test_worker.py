@@ -152,6 +152,18 @@ def test_limits_and_recycling_reach_the_worker(project: Project) -> None:
     assert len(pids) == 2
 
 
+def test_a_process_that_has_used_much_memory_is_replaced(project: Project) -> None:
+    project.write("big.py", "import os\nfrom tasks import app\n\n@app.task\ndef use(megabytes):\n"
+                  "    bytearray(megabytes << 20)\n    return os.getpid()\n")  # fmt: skip
+    with project.worker("-A", "big", "--max-memory-per-child", "200000"):
+        pids = [
+            project.ask("call", "big.use", str(megabytes), "-A", "big", "--wait")["result"]
+            for megabytes in (1, 1, 300, 1, 1)
+        ]
+    assert pids[0] == pids[1] == pids[2]
+    assert pids[3] == pids[4] != pids[0]
+
+
 def test_replace_waits_for_the_other_to_end(project: Project) -> None:
     first = project.popen("worker", "-c", "1", "-n", "w1@%h")
     read_until_ready(first)

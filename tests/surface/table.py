@@ -24,7 +24,7 @@ from umbel.app.request import Request
 from umbel.app.settings import Settings
 from umbel.app.spelling import resolve
 from umbel.app.task import Task
-from umbel.cli import commands
+from umbel.cli import commands, worker_options
 from umbel.result import AsyncResult, EagerResult, ResultSet
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,8 @@ def _row(group: str, name: str) -> Row:
         return Row(*key, "later", f"comes with {LATER[key]}")
     if group in {"setting", "old setting"}:
         return Row(*key, *_setting(name))
+    if group == "umbel worker" and (verdict := _worker_option(name)):
+        return Row(*key, *verdict)
     if key in WITHOUT_EFFECT:
         return Row(*key, "without effect", WITHOUT_EFFECT[key])
     if not resolves(group, name):
@@ -124,6 +126,14 @@ def _option_resolves(group: str, name: str) -> bool:
     have |= {p.name or "" for p in command.params if isinstance(p, click.Argument)}
     names = name.split("/")
     return all(one in have for one in names) if name.startswith("-") else bool(have)
+
+
+def _worker_option(name: str) -> tuple[str, str] | None:
+    """What the worker itself says of an option that it does not act on."""
+    for option in worker_options.OPTIONS:
+        if {*option.names} & {*name.split("/")}:
+            return "refused" if option.refused else "without effect", option.reason
+    return None
 
 
 def _setting(name: str) -> tuple[str, str]:

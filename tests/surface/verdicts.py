@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from umbel.cli.absent import ABSENT
+
 BOOTSTEPS: Final = "bootsteps; use app.on_start and app.on_stop"
 SEAM: Final = "machinery by class name; subclass App or Task instead"
 KOMBU: Final = "Kombu's channels and producers; app.connection().ensure_connection() stays"
@@ -17,7 +19,6 @@ BEAT: Final = "the scheduler"
 EVENTS: Final = "events"
 CONTROL: Final = "remote control"
 POOLS: Final = "more pools"
-EXECUTABLE: Final = "the service manager's: it starts the program that it is told to"
 
 _REFUSED: Final[dict[str, dict[str, str]]] = {
     "umbel (module)": {},
@@ -51,7 +52,8 @@ _REFUSED: Final[dict[str, dict[str, str]]] = {
     | dict.fromkeys(["steps"], BOOTSTEPS)
     | dict.fromkeys(["use_fast_trace_task", "type_checker"], TRACE),
     "Task.": dict.fromkeys(["Request", "Strategy", "start_strategy"], TRACE),
-    "umbel worker": dict.fromkeys(["--uid", "--gid", "--umask"], EXECUTABLE),
+    "umbel": {name: command.instead for name, command in ABSENT.items() if not command.later}
+    | {"--loader": LOADERS},
 }
 
 _LATER: Final[dict[str, dict[str, str]]] = {
@@ -122,4 +124,6 @@ def _flat(nested: dict[str, dict[str, str]]) -> dict[tuple[str, str], str]:
 
 REFUSED: Final = _flat(_REFUSED)
 LATER: Final = _flat(_LATER)
-WITHOUT_EFFECT: Final[dict[tuple[str, str], str]] = {}
+WITHOUT_EFFECT: Final[dict[tuple[str, str], str]] = {
+    ("umbel", "--skip-checks"): "Django's checks come with the Django integration",
+}

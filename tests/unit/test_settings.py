@@ -17,6 +17,7 @@ from umbel import App
 from umbel.app.names import KNOWN
 from umbel.app.settings import Settings, UnreadSettings
 from umbel.app.spelling import old_name
+from umbel.engines.urls import mask
 from umbel.exceptions import ImproperlyConfigured
 
 PAIRS = [tuple(line.split()) for line in NAMES.strip().splitlines()]
@@ -383,6 +384,22 @@ def test_what_is_put_into_a_dict_of_conf_is_kept() -> None:
     assert other.conf["beat_schedule"] == {}
     (note,) = one.conf.notes()
     assert "nothing runs it" in note.text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("disabled://", "disabled://"),
+        ("sqlite:////var/a%20b.db", "sqlite:////var/a%20b.db"),
+        ("redis://me:hunter2@h:1/0?password=hunter2", "redis://me:**@h:1/0?**"),
+        ("redis://:hunter2@h/0", "redis://:**@h/0"),
+        ("redis+socket:///tmp/r.sock?virtual_host=1", "redis+socket:///tmp/r.sock?**"),
+        ("me:hunter2@h", "**"),
+        ("broker", "broker"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert mask(url) == shown
 
 
 def test_secrets_are_masked_wherever_settings_are_shown() -> None:

@@ -24,6 +24,11 @@ DIFFERENCES: Final = (
         "a task is done when it starts: it never runs twice, and is lost with its process",
     ),
     Difference(
+        "task_reject_on_worker_lost", False,
+        "a task whose process died runs again, alone, and is a dead letter after some deaths",
+        "a task whose process died has failed, even with task_acks_late",
+    ),
+    Difference(
         "task_unknown_timeout", 0.0,
         "a task that no worker knows waits for one that does, then is a dead letter",
         "a task that the worker does not know is taken out of the queue at once",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import ast
 
 DEFAULT_APP = "umbel.app.default:app"
-"""The app of a folder that has a `celeryconfig` and names no app."""
+"""The app of a folder that has a configuration module and makes no app."""
 ATTRIBUTES = ("app", "celery")
 """Names under which a module's app is looked for first (Celery's rule)."""
 PATTERNS = (
@@ -118,8 +118,12 @@ def configured_app(folder: Path) -> tuple[str, Path] | None:
     return None
 
 
-def has_celeryconfig(folder: Path) -> bool:
-    """Whether there is a configuration module as Celery 3 looked for it."""
+def has_configuration(folder: Path) -> bool:
+    """Whether a variable names a configuration module, or there is one where Celery 3 looked."""
+    from umbel.app.sources import CONFIG_VARIABLES
+
+    if any(os.environ.get(variable) for variable in CONFIG_VARIABLES):
+        return True
     return any((folder / name).exists() for name in ("celeryconfig.py", "celeryconfig/__init__.py"))
 
 

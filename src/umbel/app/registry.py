@@ -15,11 +15,16 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
 
     NotRegistered = NotRegistered
 
-    def __missing__(self, name: str) -> Task[..., Any]:
+    def nearest(self, name: str) -> str | None:
+        """The task whose name is most like this one; the last part of a name counts most."""
         import difflib
 
-        near = difflib.get_close_matches(name, self, n=1)
-        hint = f" The nearest that is: {near[0]!r}." if near else ""
+        same = [known for known in self if known.endswith(f".{name.rpartition('.')[2]}")]
+        return next(iter(same or difflib.get_close_matches(name, self, n=1)), None)
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        near = self.nearest(name)
+        hint = f" The nearest that is: {near!r}." if near else ""
         message = f"No task {name!r} is registered; the app has {len(self)} tasks.{hint}"
         raise NotRegistered(message)
 

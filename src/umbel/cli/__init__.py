@@ -13,7 +13,7 @@ import click
 
 from umbel.cli.errors import FAILURE, print_error
 from umbel.cli.invocation import Invocation
-from umbel.cli.options import global_options
+from umbel.cli.options import global_options, read_variables
 
 STARTED = time.monotonic()
 """When the command began, but for the interpreter's own start (monotonic)."""
@@ -22,10 +22,13 @@ COMMANDS = {
     "worker": "Run tasks until told to stop.",
     "call": "Send a task and print its id.",
     "result": "Show what became of a task, or where it is.",
+    "status": "Show the workers, where the store is, and what waits in it.",
     "queues": "Show the queues, and who serves them; pause and resume them.",
     "dead": "List, show, replay and drop dead letters.",
     "purge": "Drop the messages that wait in queues.",
     "report": "Show versions, the store, and where each setting comes from; check them.",
+    "shell": "Start Python with the app, and its tasks by their names.",
+    "completion": "Print what makes a shell complete commands, options and names.",
 }
 """What there is, with its first line of help: `umbel --help` imports none of them."""
 
@@ -41,8 +44,9 @@ class Commands(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"umbel.cli.{cmd_name}"), cmd_name)
-        return command if isinstance(command, click.Command) else None
+        command: click.Command = getattr(importlib.import_module(f"umbel.cli.{cmd_name}"), cmd_name)
+        read_variables(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands."""
@@ -53,13 +57,26 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of the first word; `UsageError` names the nearest one."""
-        if args[0] not in COMMANDS:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(COMMANDS)}."
-            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing:
+            raise click.UsageError(describe_absence(name), ctx)
         return super().resolve_command(ctx, args)
+
+
+def describe_absence(name: str) -> str:
+    """What to type instead of a command that there is not."""
+    from umbel.cli.absent import ABSENT, explain
+
+    if name in ABSENT:
+        return explain(name)
+    import difflib
+
+    near = difflib.get_close_matches(name, (*COMMANDS, *ABSENT), n=1)
+    if near and near[0] in COMMANDS:
+        return f"There is no command {name!r}. Did you mean {near[0]}?"
+    if near:
+        return f"There is no command {name!r}, and {explain(near[0])}"
+    return f"There is no command {name!r}. There are: {', '.join(COMMANDS)}."
 
 
 def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -71,21 +88,28 @@ def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version,
     help="Show the version and exit.",
 )  # fmt: skip
 @global_options
-def commands() -> None:
+@click.pass_context
+def commands(ctx: click.Context) -> None:
     """Umbel, a task queue.
 
     Without -A, the app is the only one in the working directory.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command line; its exit code (Celery's: 1, 64 usage, 69 no store, 73)."""
+    """Run one command line; its exit code, as in `umbel.cli.errors`."""
     own = args[: args.index("--")] if "--" in args else args
     color = False if os.environ.get("NO_COLOR") else None
     asked = Invocation(words=tuple(args), started=STARTED)

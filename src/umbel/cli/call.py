@@ -12,11 +12,10 @@ import click
 
 from umbel.cli.errors import FAILURE, USAGE, Refusal
 from umbel.cli.invocation import Invocation, Target
-from umbel.cli.options import common_options
+from umbel.cli.options import common_options, complete_queue, complete_task
 from umbel.cli.output import describe_value, print_dim, print_json
 
 if TYPE_CHECKING:
-    from umbel.app import App
     from umbel.result import AsyncResult
 
 NEGATIVE: Final = re.compile(r"-\.?\d")
@@ -87,7 +86,7 @@ def _read_json(text: str | None, example: str) -> Any:
 
 
 @click.command(cls=CallCommand, context_settings={"ignore_unknown_options": True})
-@click.argument("name")
+@click.argument("name", shell_complete=complete_task)
 @click.argument("words", metavar="[ARG…] [KEY=VALUE…]", nargs=-1)
 @click.option(
     "-a", "--args", callback=read_array, metavar="JSON", help="Arguments as a JSON array."
@@ -113,7 +112,7 @@ def _read_json(text: str | None, example: str) -> Any:
     help="Drop it if it has not started: seconds, or a time.",
 )
 @click.option("--serializer", metavar="NAME", help="What to write the arguments in.")
-@click.option("--queue", metavar="NAME")
+@click.option("--queue", metavar="NAME", shell_complete=complete_queue)
 @click.option("--exchange", metavar="NAME", help="Send it to an exchange, with --routing-key.")
 @click.option("--routing-key", metavar="KEY", help="Which of the exchange's queues get it.")
 @click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
@@ -203,18 +202,10 @@ def send(
 
 
 def _warn(target: Target, name: str) -> str:
-    near = nearest_task(target.app, name)
+    near = target.app.tasks.nearest(name)
     hint = f" The nearest that it has: {near}." if near else ""
     app = f"The app {target.name} has no" if target.name else "Without an app nobody knows a"
     return f"Warning: {app} task {name!r}.{hint} It is sent all the same."
-
-
-def nearest_task(app: App, name: str) -> str | None:
-    """The task whose name is most like this one; the last part of a name counts most."""
-    import difflib
-
-    same = [known for known in app.tasks if known.endswith(f".{name.rpartition('.')[2]}")]
-    return next(iter(same or difflib.get_close_matches(name, app.tasks, n=1)), None)
 
 
 def await_result(

@@ -91,7 +91,7 @@ def show_command(ctx: click.Context, id: str) -> None:
             ("deliveries", letter.deliveries),
             ("reason", letter.reason),
             ("detail", letter.detail.rstrip()),
-            ("run again", target.line(f"dead replay {letter.number}")),
+            ("run again", target.line("dead", "replay", str(letter.number))),
         ]
     )
 

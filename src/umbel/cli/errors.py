@@ -10,7 +10,7 @@ FAILURE = 1
 USAGE = 64
 """The command line, or the app that it names, is wrong (EX_USAGE)."""
 UNAVAILABLE = 69
-"""The store cannot be reached or used (EX_UNAVAILABLE)."""
+"""The store cannot be reached or used, or no worker is alive (EX_UNAVAILABLE)."""
 CANNOT_CREATE = 73
 """The store, a log file or a worker of that name cannot be made (EX_CANTCREAT)."""
 

@@ -35,7 +35,6 @@ class Invocation:
     as_json: bool = False
     quiet: bool = False
     no_color: bool = False
-    skip_checks: bool = False
     config: str | None = None
     result_backend: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -81,21 +80,25 @@ class Invocation:
         self, include: Sequence[str] = (), settings: Mapping[str, str] | None = None
     ) -> Target:
         """Find the app, do what the line says of it, and open its store."""
-        from umbel.app.loading import import_modules
-
         self.enter()
         app, name = self._find()
         problem = _override(app, settings)
         if problem:
             raise Refusal(problem, USAGE)
         engine = _open(app)
+        self.import_modules(app, name, include)
+        return Target(app, name, engine, self._naming(self.app_name))
+
+    def import_modules(self, app: App, name: str, include: Sequence[str] = ()) -> None:
+        """Import the modules with an app's tasks."""
+        from umbel.app.loading import import_modules
+
         try:
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
                 import_modules(app, include)
         except (Exception, SystemExit) as error:
             message = f"A module with tasks of {name} could not be imported; its error is above."
-            raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
-        return Target(app, name, engine, f"-A {self.app_name} " if self.app_name else "")
+            raise _refusal(error, message) from error
 
     def load_store(self) -> Target:
         """As `load`; but with -b, no app is needed to look into the store."""
@@ -109,7 +112,18 @@ class Invocation:
         from umbel.app import App
 
         app = App(broker=self.broker, backend="broker")
-        return Target(app, "", _open(app), "-A MODULE:APP ")
+        return Target(app, "", _open(app), self._naming("MODULE:APP"))
+
+    def _naming(self, app: str | None) -> tuple[str, ...]:
+        """The words of the line that name app and store; a password is not repeated."""
+        from umbel.engines.urls import mask
+
+        options = {
+            "--workdir": os.getcwd() if os.getcwd() != self.home else None,
+            "-A": app,
+            "-b": self.broker and mask(self.broker),
+        }
+        return tuple(word for name, value in options.items() if value for word in (name, value))
 
     def _find(self) -> tuple[App, str]:
         from umbel.app.loading import AppNotFound, find_app, survey
@@ -128,15 +142,15 @@ class Invocation:
             raise Refusal(self._explain_absence(error, survey(Path.cwd())), USAGE) from error
         except (Exception, SystemExit) as error:
             message = f"The app {name} could not be imported; the error is its own, above."
-            raise Refusal(message, FAILURE, traceback=_own_traceback(error)) from error
+            raise _refusal(error, message) from error
 
     def _choose(self) -> str:
         """The app's name where the line has none.
 
         As `[tool.umbel] app` of the nearest pyproject.toml says; else the only one in the folder;
-        else, beside a `celeryconfig`, an app made of that, as Celery 3 did.
+        else an app made of the configuration that `--config` names, or of `celeryconfig`.
         """
-        from umbel.app.loading import DEFAULT_APP, configured_app, has_celeryconfig, survey
+        from umbel.app.loading import DEFAULT_APP, configured_app, has_configuration, survey
 
         folder = Path.cwd()
         configured = configured_app(folder)
@@ -148,7 +162,7 @@ class Invocation:
         found = survey(folder)
         if len(found.apps) == 1:
             return found.apps[0].name
-        if has_celeryconfig(folder):
+        if has_configuration(folder):
             return DEFAULT_APP
         raise Refusal(self._explain_choice(found), USAGE)
 
@@ -173,6 +187,7 @@ class Invocation:
             place = f"{app.path.relative_to(found.folder)} (line {app.line})"
             lines.append(f"{place} makes an app of celery: import it from umbel instead")
         lines.append(f"If it is elsewhere, name it: {self._line_with('MODULE:APP')}")
+        lines.append("If there is only a configuration, name that: --config MODULE")
         return "\n".join(lines)
 
     def _explain_absence(self, error: AppNotFound, found: Survey) -> str:
@@ -203,8 +218,8 @@ class Target:
     name: str
     """`module:attribute`; empty where a store was named without an app."""
     store: Engine
-    typed: str
-    """How the app was named on the command line, for lines to type."""
+    typed: tuple[str, ...]
+    """The words that named app and store on the command line, for lines to type."""
 
     @property
     def file(self) -> str | None:
@@ -217,9 +232,11 @@ class Target:
         """Whether there is a store yet; opening one that is a file would make it."""
         return urlsplit(self.app.broker_url).scheme != "sqlite" or os.path.exists(self.store.name)
 
-    def line(self, command: str) -> str:
+    def line(self, *words: str) -> str:
         """What to type for another command on this app."""
-        return f"umbel {self.typed}{command}"
+        import shlex
+
+        return shlex.join(["umbel", *self.typed, *words])
 
 
 def announce(target: Target) -> bool:
@@ -268,9 +285,11 @@ def _override(app: App, settings: Mapping[str, str] | None) -> str:
     return ""
 
 
-def _own_traceback(error: BaseException) -> str:
-    """An error's traceback from the user's first frame on."""
+def _refusal(error: BaseException, message: str) -> Refusal:
+    """A refusal because of an error in the user's code, shown from its first frame on."""
     import traceback
+
+    from umbel.exceptions import ImproperlyConfigured
 
     ours = os.path.dirname(os.path.dirname(__file__)) + os.sep
     machinery = os.path.dirname(importlib.__file__) + os.sep
@@ -280,4 +299,7 @@ def _own_traceback(error: BaseException) -> str:
         if not file.startswith((ours, machinery, "<frozen importlib")):
             break
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    if frames is None and isinstance(error, ImproperlyConfigured):
+        return Refusal(str(error), USAGE)  # no line of theirs: it says itself what is wrong
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return Refusal(message, FAILURE, traceback=text)

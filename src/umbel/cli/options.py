@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from umbel.cli.errors import USAGE, Refusal
-from umbel.cli.invocation import Invocation
+from umbel.cli.invocation import Invocation, Target
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -32,21 +34,23 @@ def _add_options(function: F, *, hidden: bool) -> F:
 
     for option in (
         click.option(
-            "--skip-checks", is_flag=True, hidden=True, **_kept_as("skip_checks"),
+            "--skip-checks", is_flag=True, hidden=True, expose_value=False,
+            callback=note_skipped_checks,
         ),
         click.option(
             "--loader", metavar="CLASS", hidden=True, expose_value=False, callback=refuse_loader,
         ),
         click.option(
-            "-q", "--quiet", is_flag=True, hidden=hidden, help="Say less.", **_kept_as("quiet"),
+            "-q", "--quiet", is_flag=True, hidden=hidden, help="Say less.",
+            envvar=variables("CELERY_QUIET"), **_kept_as("quiet"),
         ),
         click.option(
             "-C", "--no-color", is_flag=True, hidden=hidden, help="No colours, as with NO_COLOR.",
-            **_kept_as("no_color"),
+            envvar=variables("CELERY_NO_COLOR"), **_kept_as("no_color"),
         ),
         click.option(
             "--config", metavar="MODULE", hidden=hidden, help="The configuration of an app that "
-            "has none.", **_kept_as("config"),
+            "has none.", envvar=variables("CELERY_CONFIG"), **_kept_as("config"),
         ),
         click.option(
             "--result-backend", metavar="URL", hidden=hidden, help="Where results are kept.",
@@ -57,19 +61,87 @@ def _add_options(function: F, *, hidden: bool) -> F:
         ),
         click.option(
             "--workdir", metavar="DIR", type=click.Path(exists=True, file_okay=False),
-            help="Work in this folder; it goes first on the import path.", **_kept_as("workdir"),
+            help="Work in this folder; it goes first on the import path.",
+            envvar=variables("CELERY_WORKDIR"), **_kept_as("workdir"),
         ),
         click.option(
             "-b", "--broker", metavar="URL", help="The store, instead of the app's own.",
-            **_kept_as("broker"),
+            envvar=variables("CELERY_BROKER"), **_kept_as("broker"),
         ),
         click.option(
             "-A", "--app", metavar="MODULE[:APP]", help="Where the app is.",
-            envvar=variables("UMBEL_APP", "CELERY_APP"), **_kept_as("app_name"),
+            shell_complete=complete_app, envvar=variables("UMBEL_APP", "CELERY_APP"),
+            **_kept_as("app_name"),
         ),
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def read_variables(command: click.Command) -> None:
+    """Let variables stand for a command's options: `CELERY_WORKER_CONCURRENCY` for `-c` (Celery).
+
+    Those that every command has are left to the group.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None and option.name:
+            long = next((name for name in option.opts if name.startswith("--")), "")
+            if long and long not in GLOBAL:
+                words = f"{command.name}{long.replace('--', '_', 1)}"
+                option.envvar = f"CELERY_{words}".replace("-", "_").upper()
+
+
+GLOBAL: Final = frozenset(
+    ("--app", "--broker", "--workdir", "--json", "--result-backend", "--config", "--no-color",
+     "--quiet", "--loader", "--skip-checks")
+)  # fmt: skip
+"""The long names of the options that every command has."""
+
+
+# ------------------------------------------------------------------ what a shell may complete
+
+
+def complete_app(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The apps of the working directory."""
+    from pathlib import Path
+
+    from umbel.app.loading import survey
+
+    found = survey(Path(ctx.ensure_object(Invocation).workdir or ".").resolve())
+    return [app.name for app in found.apps if app.name.startswith(begun)]
+
+
+def complete_task(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The tasks of the app."""
+    target = _load_in_silence(ctx)
+    return sorted(name for name in target.app.tasks if name.startswith(begun)) if target else []
+
+
+def complete_queue(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The queues that the app declares, and those that hold something."""
+    target = _load_in_silence(ctx)
+    if target is None:
+        return []
+    held = target.store.broker.counts() if target.exists else []
+    names = {*target.app.amqp.queues, *(count.queue for count in held)}
+    return sorted(name for name in names if name.startswith(begun))
+
+
+def _load_in_silence(ctx: click.Context) -> Target | None:
+    """The app; None for whatever reason, since nobody can be told on a half-typed line."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, \
+            contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):  # fmt: skip
+        try:
+            return ctx.ensure_object(Invocation).load()
+        except (Exception, SystemExit):  # noqa: BLE001
+            return None
+
+
+def note_skipped_checks(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    """Answer --skip-checks: there is nothing to skip yet."""
+    if value:
+        reason = "Django's checks come with the Django integration; none are made in this version"
+        ctx.ensure_object(Invocation).notes.append(f"--skip-checks has no effect: {reason}")
 
 
 def refuse_loader(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -85,11 +157,11 @@ def queue_options(function: F) -> F:
     """Give a command -Q and -X; both arrive as tuples of names."""
     function = click.option(
         "-X", "--exclude-queues", "excluded", metavar="NAME,…", multiple=True, callback=split_names,
-        help="Leave these queues out.",
+        help="Leave these queues out.", shell_complete=complete_queue,
     )(function)  # fmt: skip
     return click.option(
         "-Q", "--queues", metavar="NAME,…", multiple=True, callback=split_names,
-        help="These queues; default: the app's own (task_queues).",
+        help="These queues; default: the app's own (task_queues).", shell_complete=complete_queue,
     )(function)  # fmt: skip
 
 
@@ -100,7 +172,9 @@ def force_option(function: F) -> F:
 
 def task_option(function: F) -> F:
     """Give a command --task."""
-    return click.option("--task", metavar="NAME", help="Only those of this task.")(function)
+    return click.option(
+        "--task", metavar="NAME", help="Only those of this task.", shell_complete=complete_task
+    )(function)
 
 
 def choose_queues(app: App, queues: Sequence[str], excluded: Sequence[str]) -> list[str]:
@@ -136,6 +210,8 @@ def _kept_as(name: str) -> dict[str, Any]:
     def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
         if value:
             setattr(ctx.ensure_object(Invocation), name, value)
+            if name == "no_color":
+                ctx.color = False
 
     return {"expose_value": False, "callback": keep, "is_eager": True}
 

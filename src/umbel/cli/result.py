@@ -77,8 +77,8 @@ def _empty(target: Target, id: str) -> dict[str, Any]:
     return {
         "store": target.store.name, "id": id, "state": UNKNOWN, "task": None, "args": None,
         "kwargs": None, "result": None,
-        "error": None, "traceback": None, "ended": None, "messages": [], "attempts": [],
-        "dead_letter": None,
+        "error": None, "traceback": None, "ended": None, "known": None, "messages": [],
+        "attempts": [], "dead_letter": None,
     }  # fmt: skip
 
 
@@ -124,6 +124,8 @@ def look(target: Target, id: str) -> dict[str, Any]:
     if messages:
         report["task"] = _headers(messages[0])["task"]
     report["messages"] = [_place(target, message) for message in messages]
+    if messages and target.name and report["task"]:
+        report["known"] = report["task"] in target.app.tasks
     report["attempts"] = [_attempt(entry) for entry in attempts]
     if letter is not None and letter.id == id:
         report["dead_letter"] = _letter(letter)
@@ -218,6 +220,7 @@ def show(target: Target, report: dict[str, Any], *, traceback: bool) -> None:
             ("error", error and f"{error['type']}: {error['message']}"),
             ("ended", report["ended"] and describe_moment(report["ended"])),
             *(("where", _describe_place(target, place)) for place in report["messages"]),
+            ("unknown", _describe_unknown(target, report)),
             ("dead letter", letter and _describe_letter(target, letter)),
         ]
     )
@@ -255,15 +258,28 @@ def _describe_place(target: Target, place: dict[str, Any]) -> str:
         age = describe_duration(clock.time() - place["published"])
         text = f"waiting in the queue {queue} for {age}"
     if place["paused"]:
-        text += f"\nthe queue is paused; go on: {target.line(f'queues --resume {queue}')}"
+        text += f"\nthe queue is paused; go on: {target.line('queues', '--resume', queue)}"
     if not place["served"]:
-        text += f"\nnobody serves it; start a worker: {target.line(f'worker -Q {queue}')}"
+        text += f"\nno live worker serves it; start one: {target.line('worker', '-Q', queue)}"
     return text
+
+
+def _describe_unknown(target: Target, report: dict[str, Any]) -> str | None:
+    """Why a message waits whose task the app does not have."""
+    if report["known"] is not False or any(m["where"] == "claimed" for m in report["messages"]):
+        return None
+    near = target.app.tasks.nearest(report["task"])
+    hint = f" (the nearest: {near})" if near else ""
+    timeout = target.app.conf.task_unknown_timeout
+    return (
+        f"the app {target.name} has no task of this name{hint}\n"
+        f"a worker that does not know it puts it back, and after {timeout:g} s it is a dead letter"
+    )
 
 
 def _describe_letter(target: Target, letter: dict[str, Any]) -> str:
     number = letter["number"]
     return (
         f"number {number}, {letter['reason']}: {letter['detail'].partition(chr(10))[0]}\n"
-        f"run it again: {target.line(f'dead replay {number}')}"
+        f"run it again: {target.line('dead', 'replay', str(number))}"
     )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umbel import __version__
+from umbel.cli.backlog import advise, read_backlog
 from umbel.cli.errors import CANNOT_CREATE, Refusal
-from umbel.cli.invocation import Invocation, Target
+from umbel.cli.invocation import Invocation, Target, live_workers
 from umbel.cli.options import choose_queues, common_options, queue_options, split_names
 from umbel.cli.output import count, print_json, print_pairs
 from umbel.cli.worker_options import legacy_options, settle_legacy
@@ -361,6 +362,9 @@ def work(
 def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None:
     """The first lines."""
     app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
+    if target.exists:
+        backlog = read_backlog(target, live_workers(target.store))
+        asked.notes += advise(target, backlog, soon=queues)
     if asked.as_json:
         print_json(
             {

@@ -5,8 +5,9 @@ server and children; the kernel frees the lock exactly when no process of that w
 Whoever opens that very file (same boot, device, inode and token) and gets the lock has proof of
 death; pid, host name and node name prove nothing.
 
-After a 64-byte head the file is a table with one record for each slot, mapped into memory by the
-slot's process, which alone writes it: what runs there since when. It outlives them all.
+The head, 64 bytes, says when the lease was renewed last, for people on this host: no judge asks
+it. After it the file is a table with one record for each slot, mapped into memory by the slot's
+process, which alone writes it: what runs there since when. It outlives them all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Collection
+import struct
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,6 +31,8 @@ from umbel.engines.state import WorkerRecord
 PREFIX: Final = "worker."
 """How a run file's name begins."""
 HEAD: Final = 64
+RENEWED: Final = 48
+"""Where in the head the last renewal stands, in monotonic ns; the token is before it."""
 RECORD: Final = 4
 """Eight-byte words in a slot's record: the number that runs (0: none), its start (monotonic ns),
 the soft limit's target, and the number that was started last."""
@@ -66,8 +71,10 @@ class RunFile:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(descriptor, 0, SIZE)  # mapped memory without a block would be a SIGBUS
         os.pwrite(descriptor, token.encode("ascii"), 0)
+        made = cls(path, descriptor, token)
+        made.note_renewal()
         fresh.rename(path)  # nobody sees it by this name without its lock
-        return cls(path, descriptor, token)
+        return made
 
     def sign(self, record: WorkerRecord) -> WorkerRecord:
         """The record with what lets others check the lock."""
@@ -80,6 +87,10 @@ class RunFile:
             inode=status.st_ino,
             token=self.token,
         )
+
+    def note_renewal(self) -> None:
+        """Keep the moment of a renewal of the lease."""
+        os.pwrite(self.descriptor, struct.pack("=Q", time.monotonic_ns()), RENEWED)
 
     def close(self, *, remove: bool) -> None:
         """Let go of this process's copy of the lock, and of the file if nobody needs it."""
@@ -132,26 +143,57 @@ class Remains(NamedTuple):
 
 def proof_of_death(record: WorkerRecord, run_dir: Path) -> Remains | None:
     """What a dead worker left in its slot table, or None if its death is not proven."""
-    if record.boot != boot_id():
-        return None  # another kernel's lock says nothing here
-    path = run_dir / record.run_file
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        token = os.pread(descriptor, len(record.token), 0).decode("ascii", "replace")
-        if (status.st_dev, status.st_ino, token) != (record.device, record.inode, record.token):
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _own_file(record, run_dir) as descriptor:
+        if descriptor is None or not _is_free(descriptor):
             return None
         table = memoryview(os.pread(descriptor, SIZE - HEAD, HEAD)).cast("Q")
         return Remains(frozenset(table[::RECORD]) - {0}, frozenset(table[3::RECORD]) - {0})
+
+
+class Trace(NamedTuple):
+    """What a worker's run file says of it, on the host where it is."""
+
+    locked: bool
+    """Whether any process of it is left."""
+    renewed: float
+    """Seconds since it last renewed its lease."""
+
+
+def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
+    """A worker's trace on this host; None for a worker elsewhere, or without a file."""
+    with _own_file(record, run_dir) as descriptor:
+        if descriptor is None:
+            return None
+        (renewed,) = struct.unpack("=Q", os.pread(descriptor, 8, RENEWED))
+        return Trace(not _is_free(descriptor), (time.monotonic_ns() - renewed) / 1e9)
+
+
+@contextlib.contextmanager
+def _own_file(record: WorkerRecord, run_dir: Path) -> Iterator[int | None]:
+    """The very file that a worker has locked, open; None if it is not to be had here."""
+    if record.boot != boot_id():
+        yield None  # another kernel's lock says nothing here
+        return
+    try:
+        descriptor = os.open(run_dir / record.run_file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        status = os.fstat(descriptor)
+        token = os.pread(descriptor, len(record.token), 0).decode("ascii", "replace")
+        found = (status.st_dev, status.st_ino, token)
+        yield descriptor if found == (record.device, record.inode, record.token) else None
     finally:
         os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_strays(run_dir: Path, known: Collection[str]) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from umbel.engines.state import Engine
 from umbel.exceptions import ImproperlyConfigured
@@ -97,6 +97,8 @@ def _open_sqlite(url: str) -> Engine:
 
 def mask(url: str) -> str:
     """The URL with its password and everything secret in its query as `**`."""
+    if "://" not in url:
+        return "**" if "@" in url else url
     try:
         parts = urlsplit(url)
         netloc = parts.netloc
@@ -104,11 +106,8 @@ def mask(url: str) -> str:
             login, host = netloc.rsplit("@", 1)
             user = login.split(":", 1)[0]
             netloc = f"{user}:**@{host}" if ":" in login else f"{login}@{host}"
-        query = "**" if parts.query else ""
-        if netloc or not parts.path.startswith("//"):
-            return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
-        # Without a host, urlunsplit gives up the slashes that make a path absolute.
-        return f"{parts.scheme}://{parts.path}{'?' if query else ''}{query}"
+        # Not urlunsplit: without a host it gives up the slashes before a path that has none.
+        return f"{parts.scheme}://{netloc}{parts.path}{'?**' if parts.query else ''}"
     except ValueError:
         return "**"
 

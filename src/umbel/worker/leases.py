@@ -96,6 +96,11 @@ class Incarnation:
                 self.node = name
                 return True
 
+    def note_renewal(self) -> None:
+        """Keep in the run file that the lease has been renewed."""
+        if self.run_file is not None:
+            self.run_file.note_renewal()
+
     def leave(self) -> None:
         """Strike this worker off the list; while it holds claims, leave it to be recovered."""
         struck = False
@@ -153,7 +158,9 @@ class LeaseKeeper(threading.Thread):
     def _turn(self, now: float) -> float:
         """Do what is due; seconds until the next turn."""
         if now >= self._next_renewal:
-            if not self._engine.state.renew(self._incarnation.number):
+            if self._engine.state.renew(self._incarnation.number):
+                self._incarnation.note_renewal()
+            else:
                 self._on_lost()
             self._next_renewal = now + self._every
         if now >= self._next_look:
