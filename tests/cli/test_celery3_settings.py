@@ -1,8 +1,19 @@
 """A configuration module of Celery 3, as it stands."""
 
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import Project, end, read_until_ready
 
 CONFIG = """\
 from settings import REDIS_DB, REDIS_HOST, REDIS_PORT
@@ -29,8 +40,8 @@ CELERYBEAT_SCHEDULE = {
 }
 """
 JOBS = """\
-import os
-from umbel import Celery
+import datetime, os, time
+from umbel import Celery, current_app
 
 app = Celery("jobs")
 app.config_from_object("celeryconfig")
@@ -39,6 +50,17 @@ app.config_from_object("celeryconfig")
 @app.task
 def who():
     return os.getpid()
+
+
+@app.task
+def zone():
+    moment = datetime.datetime.fromtimestamp(1767225600, current_app.timezone)
+    return [str(current_app.timezone), moment.isoformat()]
+
+
+@app.task
+def sleep():
+    time.sleep(60)
 """
 
 
@@ -57,31 +79,164 @@ def test_its_redis_is_an_engine_that_is_not_there_yet(old: Project) -> None:
     assert "sqlite://" in complaint
 
 
-def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project) -> None:
-    old.write("celeryconfig.py", CONFIG.replace(
+def on_a_file(old: Project) -> str:
+    """The module with the one line changed for which there is no engine yet."""
+    return CONFIG.replace(
         'BROKER_URL = "redis://%s:%d/%d" % (REDIS_HOST, REDIS_PORT, REDIS_DB)',
         f'BROKER_URL = "sqlite:///{old.store}"',
-    ))  # fmt: skip
-    document = old.ask("-A", "jobs", "report")
-    settings = {one["name"]: one["value"] for one in document["settings"]}
-    assert settings["worker_concurrency"] == 2
-    assert settings["timezone"] == "Asia/Shanghai"
-    assert settings["worker_max_tasks_per_child"] == 1
-    assert settings["task_time_limit"] == 60
+    )
+
+
+def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project) -> None:
+    old.write("celeryconfig.py", on_a_file(old))
+    document = old.ask("report", "--check")
+    settings = {one["name"]: one for one in document["settings"]}
+    for name, key, value in (
+        ("task_create_missing_queues", "CELERY_CREATE_MISSING_QUEUES", True),
+        ("imports", "CELERY_IMPORTS", ["jobs"]),
+        ("broker_url", "BROKER_URL", f"sqlite:///{old.store}"),
+        ("result_backend", "CELERY_RESULT_BACKEND", f"sqlite:///{old.store}"),
+        ("worker_concurrency", "CELERYD_CONCURRENCY", 2),
+        ("timezone", "CELERY_TIMEZONE", "Asia/Shanghai"),
+        ("worker_max_tasks_per_child", "CELERYD_MAX_TASKS_PER_CHILD", 1),
+        ("task_time_limit", "CELERYD_TASK_TIME_LIMIT", 60),
+    ):
+        assert settings[name]["value"] == value
+        assert settings[name]["place"] == f"celeryconfig: {key}"
     assert document["store"] == str(old.store)
-    with old.worker("-A", "jobs", "-l", "INFO") as lines:
-        text = "\n".join(lines)
-        for name in (
-            "CELERYD_FORCE_EXECV", "CELERYD_PREFETCH_MULTIPLIER", "BROKER_TRANSPORT_OPTIONS",
-            "CELERY_DISABLE_RATE_LIMITS", "CELERYBEAT_SCHEDULE",
-        ):  # fmt: skip
-            told = [line for line in lines if f": {name}) has no effect" in line]
-            assert len(told) == 1, (name, text)
-        assert "WARNING" in next(line for line in lines if "CELERYBEAT_SCHEDULE" in line)
-        pids = {
-            old.ask("-A", "jobs", "call", "jobs.who", "--wait")["result"] for _ in range(2)
-        }  # fmt: skip
+    assert document["results"] == "with the messages"
+    idle = {
+        "CELERYD_FORCE_EXECV": "exec'd afresh",
+        "CELERYD_PREFETCH_MULTIPLIER": "claimed for free slots",
+        "BROKER_TRANSPORT_OPTIONS": "no visibility timeout",
+        "CELERY_DISABLE_RATE_LIMITS": "nothing limits rates",
+        "CELERYBEAT_SCHEDULE": "nothing runs it",
+    }
+    process = old.popen("worker", "-l", "INFO")
+    try:
+        lines = read_until_ready(process)
+        assert "pool    prefork, 2 slots" in lines
+        assert "tasks   3" in lines
+        for name, reason in idle.items():
+            (told,) = [line for line in lines if f": {name}) has no effect" in line]
+            assert reason in told
+            assert ("WARNING" if name == "CELERYBEAT_SCHEDULE" else "INFO") in told
+            (noted,) = [note for note in document["notes"] if f": {name})" in note]
+            assert noted in told
+        pids = {old.ask("call", "jobs.who", "--wait")["result"] for _ in range(2)}
         assert len(pids) == 2  # CELERYD_MAX_TASKS_PER_CHILD = 1
+        assert old.ask("call", "jobs.zone", "--wait")["result"] == [
+            "Asia/Shanghai", "2026-01-01T08:00:00+08:00",
+        ]  # fmt: skip
+        old.say("call", "jobs.who", "--queue", "made_when_named")
+    finally:
+        end(process)
+
+
+def test_what_its_settings_do_when_they_say_otherwise(old: Project) -> None:
+    text = on_a_file(old)
+    for setting, value in (
+        ("CELERY_CREATE_MISSING_QUEUES = True", "False"),
+        ("CELERYD_TASK_TIME_LIMIT = 60", "0.3"),
+        ("CELERY_RESULT_BACKEND = BROKER_URL", "'disabled://'"),
+        ("CELERYD_MAX_TASKS_PER_CHILD = 1", "None"),
+    ):
+        assert setting in text
+        text = text.replace(setting, f"{setting.partition(' = ')[0]} = {value}")
+    old.write("celeryconfig.py", text)
+    complaint = old.refuse("call", "jobs.who", "--queue", "made_when_named", code=64)
+    assert "made_when_named" in complaint
+    with old.worker():
+        sent = old.send("jobs.sleep")
+        deadline = time.monotonic() + 20
+        while not (attempts := old.ask("result", sent)["attempts"]):
+            assert time.monotonic() < deadline
+        assert attempts[0]["state"] == "FAILURE"
+        assert attempts[0]["error"] == "TimeLimitExceeded: 0.3"
+        complaint = old.refuse("call", "jobs.who", "--wait", code=73)
+        assert "keeps no results" in complaint
+
+
+@pytest.mark.parametrize("app", ["of its own", "of the configuration"])
+def test_nohup_in_a_terminal_that_is_closed(
+    old: Project, app: str, request: pytest.FixtureRequest
+) -> None:
+    old.write("celeryconfig.py", on_a_file(old))
+    if app == "of the configuration":  # the tasks are found by CELERY_IMPORTS alone
+        imports, _, tasks = JOBS.partition('app = Celery("jobs")')
+        shared = imports.replace("Celery,", "shared_task,") + tasks.partition("\n\n\n")[2]
+        old.write("jobs.py", shared.replace("@app.task", "@shared_task"))
+    with terminal(old) as type_line:
+        type_line("nohup umbel worker -f LOG -l INFO &")
+        wait_for(lambda: "ready." in read(old, "LOG"), "the worker")
+        pid = only_worker(old, request)
+    # The terminal has hung up on everything that was started in it.
+    sent = old.ask("call", "jobs.who", "--wait")
+    assert sent["state"] == "SUCCESS"
+    assert [one["pid"] for one in old.ask("status")["workers"]] == [pid]
+    log = old.folder / "LOG"
+    log.rename(old.folder / "LOG.1")
+    again = old.ask("call", "jobs.who", "--wait")["id"]
+    wait_for(lambda: f"{again}] succeeded" in read(old, "LOG"), "the new file")
+    assert f"{again}] received" in read(old, "LOG")
+    assert again not in read(old, "LOG.1")
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: '"workers": []' in old.run("status", "-j").stdout, "its end")
+    assert "Warm shutdown" in read(old, "LOG")
+
+
+@pytest.mark.parametrize("streams", ["", "> OUT 2>&1 < /dev/null"])
+def test_a_closed_terminal_ends_a_worker_without_nohup(
+    old: Project, streams: str, request: pytest.FixtureRequest
+) -> None:
+    old.write("celeryconfig.py", on_a_file(old))
+    with terminal(old) as type_line:
+        type_line(f"umbel worker -f LOG -l INFO {streams} &")
+        wait_for(lambda: "ready." in read(old, "LOG"), "the worker")
+        only_worker(old, request)
+    wait_for(lambda: '"workers": []' in old.run("status", "-j").stdout, "its end")
+    assert "Cold shutdown" in read(old, "LOG")
+    assert read(old, "LOG").count("ready.") == 1  # it has not started anew
+
+
+def only_worker(project: Project, request: pytest.FixtureRequest) -> int:
+    """The process of the one worker that lives; it does not outlive the test."""
+    (worker,) = project.ask("status")["workers"]
+    pid: int = worker["pid"]
+
+    def end_it() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    request.addfinalizer(end_it)
+    return pid
+
+
+def read(project: Project, name: str) -> str:
+    path = project.folder / name
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for(look: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not look():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def terminal(project: Project) -> Iterator[Callable[[str], None]]:
+    """A shell in a terminal of its own, which is closed at the end; what is given is typed."""
+    pid, ours = pty.fork()
+    if pid == 0:
+        os.chdir(project.folder)
+        path = f"{Path(sys.executable).parent}:{project.environment['PATH']}"
+        os.execvpe("bash", ["bash", "--norc", "-i"], {**project.environment, "PATH": path})
+    try:
+        yield lambda line: print(line, file=open(ours, "w", closefd=False))  # noqa: SIM115
+    finally:
+        os.close(ours)
+        os.waitpid(pid, 0)
 
 
 def test_its_typos_are_found_at_the_start(old: Project) -> None:

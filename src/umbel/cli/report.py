@@ -18,6 +18,9 @@ from umbel.cli.output import print_json, print_pairs, print_table
 if TYPE_CHECKING:
     from umbel.app import App
 
+WIDEST = 60
+"""Characters of a setting's value that are shown."""
+
 
 @click.command()
 @click.option(
@@ -112,6 +115,11 @@ def find_differences(app: App) -> list[dict[str, Any]]:
     ]
 
 
+def shorten(text: str) -> str:
+    """A value that leaves room for its origin; --json has all of it."""
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
 def show(document: dict[str, Any]) -> None:
     """The report for people."""
     packages = ", ".join(f"{name} {number}" for name, number in document["packages"].items())
@@ -123,7 +131,7 @@ def show(document: dict[str, Any]) -> None:
         print_table(
             ("name", "value", "origin"),
             [
-                (s["name"], repr(s["value"]), f"{s['origin']}: {s['place']}")
+                (s["name"], shorten(repr(s["value"])), f"{s['origin']}: {s['place']}")
                 for s in document["settings"]
             ],
         )

@@ -23,6 +23,8 @@ from umbel.cli.output import count, print_json, print_pairs
 from umbel.cli.worker_options import legacy_options, settle_legacy
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from umbel.app import App
     from umbel.app.log import LogOptions
     from umbel.pools.launch import ForkServer
@@ -236,6 +238,13 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
         raise
 
 
+def log() -> Logger:
+    """The worker's logger; its help needs none."""
+    import logging
+
+    return logging.getLogger("umbel.worker")
+
+
 def refuse_pickle_as_root(app: App) -> None:
     """Whoever can send a pickle runs what they like, as whoever reads it (as in Celery)."""
     from umbel.message.content import PICKLE, content_types
@@ -268,10 +277,8 @@ def serve_detached(asked: Invocation, wishes: Wishes) -> int:
         return serve(asked, wishes, start)
     except BaseException as error:
         if server is not None:
-            import logging
-
             server.kill()
-            logging.getLogger("umbel.worker").critical("%s", error, exc_info=error)
+            log().critical("%s", error, exc_info=error)
         raise
 
 
@@ -290,9 +297,9 @@ def serve(asked: Invocation, wishes: Wishes, start: Callable[[], ForkServer]) ->
     signals.celeryd_init.send(
         node, instance=SimpleNamespace(app=app, hostname=node), conf=app.conf, options=vars(wishes)
     )
-    log = LogOptions(wishes.log_level, wishes.log_file, wishes.log_json, asked.color, node)
+    told = LogOptions(wishes.log_level, wishes.log_file, wishes.log_json, asked.color, node)
     try:
-        set_up_logging(app.conf, log)
+        set_up_logging(app.conf, told)
         pid_path = wishes.pid_file and expand_file(wishes.pid_file, node)
     except OSError as error:
         message = f"The log file {wishes.log_file} cannot be written: {error.strerror}."
@@ -304,14 +311,14 @@ def serve(asked: Invocation, wishes: Wishes, start: Callable[[], ForkServer]) ->
             from umbel.cli.daemon import pid_file
 
             ends.enter_context(pid_file(pid_path))
-        code, restart = work(asked, target, wishes, log, start())
+        code, restart = work(asked, target, wishes, told, start())
     if restart:
         asked.run_again()
     return code
 
 
 def work(
-    asked: Invocation, target: Target, wishes: Wishes, log: LogOptions, server: ForkServer
+    asked: Invocation, target: Target, wishes: Wishes, told: LogOptions, server: ForkServer
 ) -> tuple[int, bool]:
     """Work until told to stop; the exit code, and whether to start again."""
     app = target.app
@@ -336,7 +343,7 @@ def work(
             soft_time_limit=wishes.soft_time_limit,
             max_tasks_per_child=wishes.max_tasks,
             max_memory_per_child=wishes.max_memory,
-            log=log,
+            log=told,
             replace=wishes.replace,
             include=wishes.include,
             settings=wishes.settings,
@@ -348,6 +355,7 @@ def work(
     def ready() -> None:
         seconds = round(time.monotonic() - asked.started, 3)
         node = supervisor.incarnation.node
+        log().info("%s ready.", node)  # Celery's line, for those who watch the log alone
         tell(asked, {"event": "ready", "seconds": seconds, "node": node, "pid": os.getpid()},
              f"ready in {seconds:.2f} s as {node}")  # fmt: skip
 
@@ -362,6 +370,10 @@ def work(
 def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None:
     """The first lines."""
     app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
+    log().info(
+        "umbel %s serves %s of %s for %s with %s",
+        __version__, ", ".join(queues), target.store.name, target.name, count(slots, "slot"),
+    )  # fmt: skip
     if target.exists:
         backlog = read_backlog(target, live_workers(target.store))
         asked.notes += advise(target, backlog, soon=queues)
@@ -411,9 +423,7 @@ def tell_of_rate_limits(app: App) -> None:
     """Say once which tasks run without the limit that they were given."""
     limited = sorted(task.name for task in app.tasks.values() if task.rate_limit is not None)
     if limited:
-        import logging
-
-        logging.getLogger("umbel.worker").warning(
+        log().warning(
             "rate_limit has no effect in this version; these tasks run without it: %s",
             ", ".join(limited),
         )

@@ -148,7 +148,11 @@ class Settler:
             )  # fmt: skip
         self._note(delivery, headers, error, stacks, states.RETRY)
         outcome = Outcome(
-            delivery.number, "retry", result=meta, follow_up=(tag, due, payload), error=str(error)
+            delivery.number,
+            "retry",
+            result=meta,
+            follow_up=(tag, due, payload),
+            error=_summary(error),
         )
         return self.ended(delivery, headers, outcome)
 
@@ -238,7 +242,7 @@ class Settler:
                 form=self._app.result_format,
             )
             result = StoredResult(headers.id, state, meta, expiry(self._conf, state, now))
-        entry = self._entry(delivery, headers, state, str(error))
+        entry = self._entry(delivery, headers, state, _summary(error))
         return Settlement(
             delivery.number, delivery.worker, delivery.attempt, end, result, (), entry
         )
@@ -265,3 +269,8 @@ class Settler:
             headers.id, headers.task, delivery.queue, state, clock.time(), None, self.node,
             headers.retries or 0, error[:500],
         )  # fmt: skip
+
+
+def _summary(error: Exception) -> str:
+    """An error in one line of the history, as a child writes it."""
+    return f"{type(error).__name__}: {error}"

@@ -26,8 +26,9 @@ class Shutdown:
 
     SIGTERM or SIGINT: warm. Again, or SIGQUIT: cold, with `soft` seconds of grace before it. Once
     more: the process ends on the spot, and another worker takes over what it held. SIGHUP ends a
-    worker that has no terminal warmly, to be started anew; one with a terminal ends, as that has
-    gone; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all stacks.
+    worker warmly, to be started anew; one that writes to a terminal, or whose terminal has been
+    closed, ends for good; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all
+    stacks.
     """
 
     def __init__(self, soft: float) -> None:
@@ -40,6 +41,8 @@ class Shutdown:
         self.deadline: float = float("inf")
         """Monotonic time at which a soft shutdown becomes a cold one."""
         self._soft = soft
+        self._at_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self._had_terminal = has_terminal()
         self._remap = os.environ.get("REMAP_SIGTERM", "").upper() == "SIGQUIT"
 
     @contextlib.contextmanager
@@ -90,10 +93,19 @@ class Shutdown:
 
     def _on_hangup(self, number: int, _: object) -> None:
         self.signal = signal.Signals(number).name
-        if sys.stdout is not None and sys.stdout.isatty():
-            self.how = "cold"
+        if self._at_terminal or (self._had_terminal and not has_terminal()):
+            self.how = "cold"  # starting anew would leave a worker behind that nobody sees
         elif self.how is None:
             self.how, self.restart = "warm", True
 
     def _on_question(self, _: int, __: object) -> None:
         self.stacks_wanted = True
+
+
+def has_terminal() -> bool:
+    """Whether this process's session has a terminal, wherever its streams go."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
