@@ -156,6 +156,16 @@ def test_where_a_delayed_task_is(project: Project) -> None:
     assert 400 < place["due"] - time.time() < 500
 
 
+def test_nobody_waits_where_no_results_are_kept(project: Project) -> None:
+    project.environment["UMBEL_RESULT_BACKEND"] = "disabled://"
+    complaint = project.refuse("call", "tasks.add", "1", "2", "--wait", code=64)
+    assert "keeps no results" in complaint
+    assert complaint.endswith("Nothing was queued.\n")
+    assert not project.store.exists()
+    complaint = project.refuse("call", "tasks.add", "1", "2", "--serializer", "nope", code=64)
+    assert "There is no serializer 'nope'" in complaint
+
+
 def test_an_id_never_heard_of(project: Project) -> None:
     project.say("call", "tasks.add", "1", "2")
     id = str(uuid.uuid4())
@@ -181,6 +191,9 @@ def test_a_task_in_the_hands_of_a_worker(project: Project, tmp_path: Path) -> No
         assert "claimed by w1@here from the queue celery" in project.say("result", id)
         (place,) = project.ask("result", id)["messages"]
         assert (place["where"], place["worker_lives"]) == ("claimed", True)
+        assert 0 <= place["running_for"] < 20
+        assert ", running for 0 s" in project.say("result", id) or place["running_for"] > 0.5
+        assert project.ask("status")["workers"][0]["running"] == 1
         (queue,) = project.ask("queues")["queues"]
         assert (queue["claimed"], queue["workers"]) == (1, ["w1@here"])
         complaint = project.refuse("result", id, "--wait", "--timeout", "0.1", code=1)
@@ -201,7 +214,9 @@ def test_a_task_whose_worker_was_killed(project: Project, tmp_path: Path) -> Non
         time.sleep(0.01)
     process.kill()
     process.communicate(timeout=10)  # its children hold the pipes: they have gone too
-    assert "claimed by w1@here, which is dead" in project.say("result", id)
+    text = project.say("result", id)
+    assert "claimed by w1@here, which is dead; a live worker takes it over\n" in text
+    assert "no live worker serves it; start one: umbel worker -Q celery\n" in text
     (place,) = project.ask("result", id)["messages"]
     assert (place["worker"], place["worker_lives"], place["served"]) == ("w1@here", False, False)
     (queue,) = project.ask("queues")["queues"]

@@ -153,7 +153,7 @@ def test_what_its_settings_do_when_they_say_otherwise(old: Project) -> None:
             assert time.monotonic() < deadline
         assert attempts[0]["state"] == "FAILURE"
         assert attempts[0]["error"] == "TimeLimitExceeded: 0.3"
-        complaint = old.refuse("call", "jobs.who", "--wait", code=73)
+        complaint = old.refuse("call", "jobs.who", "--wait", code=64)
         assert "keeps no results" in complaint
 
 

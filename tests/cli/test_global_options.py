@@ -111,6 +111,28 @@ def test_misspelt_commands_and_options(project: Project) -> None:
         assert near in complaint
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["-l", "info", "worker"], "-l is an option of worker: it goes after that word."),
+        (["--concurrency=2", "worker"], "--concurrency is an option of worker"),
+        (["-x", "worker"], "No such option"),
+        (["help"], "It is an option: umbel --help."),
+        (["dead", "lst"], "There is no command dead lst. Did you mean list?"),
+        (["dead", "xyz"], "There are: list, show, replay, drop."),
+    ],
+)
+def test_words_in_the_wrong_place(project: Project, line: list[str], words: str) -> None:
+    assert words in project.refuse(*line, code=64)
+
+
+def test_lines_to_type_stand_one_below_the_other_in_help(project: Project) -> None:
+    assert "\n  umbel worker -l INFO\n  umbel -A proj worker" in project.say("worker", "--help")
+    assert "\n  umbel call tasks.add 2 3\n  umbel call" in project.say("call", "--help")
+    assert "| umbel shell\n" in project.say("shell", "--help")
+    assert "in ~/.bashrc\n  zsh:" in project.say("completion", "--help")
+
+
 def test_without_a_command_the_help_is_the_answer(empty: Project) -> None:
     assert "Commands:" in empty.say()
     assert empty.say() == empty.say("--help")

@@ -53,30 +53,28 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse a line; `NoSuchOption` says where an option of a command has to stand."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = next((word for word in words if word in COMMANDS), None)
+            command = name and self.get_command(ctx, name)
+            if command and any(error.option_name in option.opts for option in command.params):
+                message = f"{error.option_name} is an option of {name}: it goes after that word."
+                raise click.UsageError(message, ctx) from None
+            raise
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of the first word; `UsageError` names the nearest one."""
-        name = args[0]
-        if name not in COMMANDS and not ctx.resilient_parsing:
-            raise click.UsageError(describe_absence(name), ctx)
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            from umbel.cli.absent import explain
+
+            raise click.UsageError(explain(args[0], COMMANDS), ctx)
         return super().resolve_command(ctx, args)
-
-
-def describe_absence(name: str) -> str:
-    """What to type instead of a command that there is not."""
-    from umbel.cli.absent import ABSENT, explain
-
-    if name in ABSENT:
-        return explain(name)
-    import difflib
-
-    near = difflib.get_close_matches(name, (*COMMANDS, *ABSENT), n=1)
-    if near and near[0] in COMMANDS:
-        return f"There is no command {name!r}. Did you mean {near[0]}?"
-    if near:
-        return f"There is no command {name!r}, and {explain(near[0])}"
-    return f"There is no command {name!r}. There are: {', '.join(COMMANDS)}."
 
 
 def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

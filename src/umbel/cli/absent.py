@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 
@@ -53,9 +54,26 @@ ABSENT: Final = {
 """By the word that is typed."""
 
 
-def explain(name: str) -> str:
-    """The line for one of them."""
-    command = ABSENT[name]
-    if command.later:
-        return f"{name} is not in this version: {command.instead}."
-    return f"{name} is refused: {command.instead}."
+def explain(name: str, commands: Collection[str]) -> str:
+    """What to type instead of a command that is not among those that there are."""
+    if name in ABSENT:
+        command = ABSENT[name]
+        verdict = "is not in this version" if command.later else "is refused"
+        return f"{name} {verdict}: {command.instead}."
+    import difflib
+
+    absence = f"There is no command {name!r}"
+    near = difflib.get_close_matches(name, (*commands, *ABSENT), n=1)
+    if near and near[0] in ABSENT:
+        return f"{absence}, and {explain(near[0], commands)}"
+    return f"{absence}. {suggest(name, commands)}"
+
+
+def suggest(name: str, commands: Collection[str]) -> str:
+    """The command that was meant, or all that there are."""
+    import difflib
+
+    if name in {"help", "version"}:
+        return f"It is an option: umbel --{name}."
+    near = difflib.get_close_matches(name, commands, n=1)
+    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(commands)}."

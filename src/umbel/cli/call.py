@@ -115,7 +115,7 @@ def _read_json(text: str | None, example: str) -> Any:
 @click.option("--queue", metavar="NAME", shell_complete=complete_queue)
 @click.option("--exchange", metavar="NAME", help="Send it to an exchange, with --routing-key.")
 @click.option("--routing-key", metavar="KEY", help="Which of the exchange's queues get it.")
-@click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
+@click.option("--priority", metavar="N", type=click.IntRange(0, 9), help="9 is the most urgent.")
 @click.option("--task-id", metavar="ID", help="The id, instead of a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end and print its result.")
 @click.option("--timeout", type=float, metavar="S", help="Wait no longer.")
@@ -134,8 +134,12 @@ def call(
 ) -> int:
     """Send a task and print its id.
 
-    An argument is JSON, else text: umbel call tasks.add 2 3, umbel call tasks.greet name=Ann
-    """  # fmt: skip
+    An argument is JSON, else text.
+
+    \b
+    umbel call tasks.add 2 3
+    umbel call tasks.greet name=Ann
+    """  # noqa: D301  (click's mark of lines that stay as they are)
     if timeout is not None and not wait:
         raise click.UsageError("--timeout says how long to --wait.")
     asked = ctx.ensure_object(Invocation)
@@ -144,6 +148,8 @@ def call(
     if doubled:
         raise click.UsageError(f"{min(doubled)!r} is given twice, in --kwargs and alone.")
     target = asked.load_store()
+    if wait:
+        require_results(target)
     given = {option: value for option, value in options.items() if value is not None}
     result = send(target, name, [*args, *more_args], {**kwargs, **more_kwargs}, given)
     if wait:
@@ -157,6 +163,16 @@ def call(
         print_dim(f"store {target.store.name}")
         click.echo(result.id)
     return 0
+
+
+def require_results(target: Target) -> None:
+    """A `Refusal` where nobody could wait for one."""
+    from umbel.exceptions import ImproperlyConfigured
+
+    try:
+        _ = target.app.results
+    except ImproperlyConfigured as error:
+        raise Refusal(f"{error} Nothing was queued.", USAGE) from error
 
 
 def read_words(words: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
@@ -185,7 +201,7 @@ def send(
     target: Target, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> AsyncResult[Any]:
     """Send a task, with a warning if the app does not know it."""
-    from umbel.exceptions import QueueNotFound
+    from umbel.exceptions import QueueNotFound, SerializerNotInstalled
 
     task = target.app.tasks.get(name)
     try:
@@ -197,6 +213,7 @@ def send(
         TypeError,
         ValueError,
         QueueNotFound,
+        SerializerNotInstalled,
     ) as error:  # arguments that do not fit or cannot be sent
         raise Refusal(str(error), USAGE) from error
 

@@ -15,12 +15,12 @@ SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 @common_options
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Print what makes a shell complete commands, options and names.
+    """Print what makes a shell complete commands, options and names.
 
     \b
     bash: eval "$(umbel completion bash)"        in ~/.bashrc
     zsh:  eval "$(umbel completion zsh)"         in ~/.zshrc, after compinit
     fish: umbel completion fish | source         in ~/.config/fish/config.fish
-    """  # fmt: skip
+    """  # noqa: D301  (click's mark of lines that stay as they are)
     script = SHELLS[shell](ctx.find_root().command, {}, "umbel", "_UMBEL_COMPLETE")
     click.echo(script.source())

@@ -17,7 +17,22 @@ from umbel.engines.state import DeadLetter
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(invoke_without_command=True)
+class Letters(click.Group):
+    """The group `umbel dead`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word; `UsageError` names the nearest one."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            from umbel.cli.absent import suggest
+
+            hint = suggest(args[0], self.commands)
+            raise click.UsageError(f"There is no command dead {args[0]}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Letters, invoke_without_command=True)
 @common_options
 @click.pass_context
 def dead(ctx: click.Context) -> None:

@@ -38,6 +38,8 @@ class Sighting:
     state: str
     renewed: float | None
     """Seconds since the last renewal of its lease that is known of."""
+    running: int | None = None
+    """How many of its slots run a task; None: it is on another host."""
 
     @property
     def period(self) -> float:
@@ -51,8 +53,8 @@ class Sighting:
         record = self.record
         return {
             "node": record.node, "state": self.state, "host": record.host, "pid": record.pid,
-            "queues": list(record.queues), "slots": record.slots, "started": record.started,
-            "lease": record.lease, "renewed": self.renewed,
+            "queues": list(record.queues), "slots": record.slots, "running": self.running,
+            "started": record.started, "lease": record.lease, "renewed": self.renewed,
         }  # fmt: skip
 
 
@@ -91,4 +93,4 @@ def _judge_here(record: WorkerRecord, store: Engine) -> Sighting:
     if trace is None:
         return Sighting(record, SILENT, None)
     state = STALLED if trace.renewed > record.lease / 2 else ALIVE
-    return Sighting(record, state, trace.renewed)
+    return Sighting(record, state, trace.renewed, len(trace.running))

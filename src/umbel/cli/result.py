@@ -165,10 +165,13 @@ def _headers(message: Waiting) -> dict[str, Any]:
 
 def _place(target: Target, message: Waiting) -> dict[str, Any]:
     """Where a message is: ready, delayed or claimed."""
+    from umbel.engines.run_file import read_trace
+
     store = target.store
     place: dict[str, Any] = {
         "where": "ready", "queue": message.queue, "published": message.published,
-        "due": message.due, "worker": None, "worker_lives": None, "deliveries": message.deliveries,
+        "due": message.due, "worker": None, "worker_lives": None, "running_for": None,
+        "deliveries": message.deliveries,
         "result_kept": not _headers(message)["ignore_result"],
     }  # fmt: skip
     live = {worker.number: worker for worker in live_workers(store)}
@@ -178,6 +181,8 @@ def _place(target: Target, message: Waiting) -> dict[str, Any]:
         place["where"] = "claimed"
         place["worker"] = str(message.worker) if holder is None else holder.node
         place["worker_lives"] = message.worker in live
+        trace = None if holder is None else read_trace(holder, store.run_dir)
+        place["running_for"] = trace and trace.running.get(message.number)
     elif message.due is not None and message.due > clock.time():
         place["where"] = "delayed"
     paused = {count.queue for count in store.broker.counts() if count.paused}
@@ -250,9 +255,11 @@ def _describe_place(target: Target, place: dict[str, Any]) -> str:
     queue = place["queue"]
     if place["where"] == "claimed":
         if place["worker_lives"]:
-            return f"claimed by {place['worker']} from the queue {queue}"
-        return f"claimed by {place['worker']}, which is dead; a live worker will take it over"
-    if place["where"] == "delayed":
+            seconds = place["running_for"]
+            since = "" if seconds is None else f", running for {describe_duration(seconds)}"
+            return f"claimed by {place['worker']} from the queue {queue}{since}"
+        text = f"claimed by {place['worker']}, which is dead; a live worker takes it over"
+    elif place["where"] == "delayed":
         text = f"due at {describe_moment(place['due'])} in the queue {queue}"
     else:
         age = describe_duration(clock.time() - place["published"])

@@ -39,13 +39,13 @@ def shell(
     eventlet: bool,
     gevent: bool,
 ) -> int:
-    r"""Start Python with the app, as app and celery, Task, and each task by its function's name.
+    """Start Python with the app, as app and celery, Task, and each task by its function's name.
 
     Uses IPython or bpython where it is installed. Code that is piped in is run.
 
     \b
     echo 'print(add.delay(2, 3).get(timeout=10))' | umbel shell
-    """  # fmt: skip
+    """  # noqa: D301  (click's mark of lines that stay as they are)
     for name, wanted in (("eventlet", eventlet), ("gevent", gevent)):
         if wanted:
             raise click.UsageError(

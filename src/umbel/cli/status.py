@@ -62,9 +62,11 @@ def status(
     if alive and not asked.quiet:
         click.echo(f"{count(len(alive), 'node')} online.")
     show_backlog(target, queues, letters)
-    if not alive:
-        raise Refusal(f"No worker is alive. Start one: {target.line('worker')}", UNAVAILABLE)
-    return 0
+    if alive:
+        return 0
+    if destination:
+        raise Refusal("None of these workers is alive.", UNAVAILABLE)
+    raise Refusal(f"No worker is alive. Start one: {target.line('worker')}", UNAVAILABLE)
 
 
 def show_backlog(target: Target, queues: list[Queue], letters: int) -> None:
@@ -86,7 +88,7 @@ def show_workers(target: Target, workers: list[Sighting]) -> None:
     if not workers:
         return
     print_table(
-        ("NODE", "STATE", "PID", "HOST", "SLOTS", "QUEUES", "SINCE", "LEASE RENEWED"),
+        ("NODE", "STATE", "PID", "HOST", "SLOTS", "BUSY", "QUEUES", "SINCE", "LEASE RENEWED"),
         [
             (
                 worker.record.node,
@@ -94,6 +96,7 @@ def show_workers(target: Target, workers: list[Sighting]) -> None:
                 worker.record.pid,
                 worker.record.host,
                 worker.record.slots,
+                "" if worker.running is None else worker.running,
                 ",".join(worker.record.queues),
                 describe_moment(worker.record.started),
                 "" if worker.renewed is None else f"{describe_duration(worker.renewed)} ago",

@@ -214,7 +214,7 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     umbel worker -l INFO
     umbel -A proj worker -c 4 -Q urgent,celery -n w1@%h
     nohup umbel worker -f worker.log -l INFO &
-    """  # noqa: D301  (click's mark, an escape)
+    """  # noqa: D301  (click's mark of lines that stay as they are)
     asked = ctx.ensure_object(Invocation)
     asked.notes += settle_legacy(options)
     names = options.pop("queues"), options.pop("excluded")

@@ -157,6 +157,8 @@ class Trace(NamedTuple):
     """Whether any process of it is left."""
     renewed: float
     """Seconds since it last renewed its lease."""
+    running: dict[int, float]
+    """What runs in its slots: the delivery's number, and for how many seconds."""
 
 
 def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
@@ -165,7 +167,14 @@ def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
         if descriptor is None:
             return None
         (renewed,) = struct.unpack("=Q", os.pread(descriptor, 8, RENEWED))
-        return Trace(not _is_free(descriptor), (time.monotonic_ns() - renewed) / 1e9)
+        table = memoryview(os.pread(descriptor, SIZE - HEAD, HEAD)).cast("Q")
+        now = time.monotonic_ns()
+        running = {
+            number: (now - start) / 1e9
+            for number, start in zip(table[::RECORD], table[1::RECORD], strict=True)
+            if number
+        }
+        return Trace(not _is_free(descriptor), (now - renewed) / 1e9, running)
 
 
 @contextlib.contextmanager
