@@ -80,6 +80,19 @@ def test_the_users_import_error_is_shown_as_it_is(empty: Project) -> None:
     assert error["traceback"] in complaint
 
 
+def test_an_error_of_the_configuration_is_shown_as_it_is(empty: Project) -> None:
+    empty.write("tasks.py", APP + "app.config_from_object('celeryconfig')\n")
+    empty.write("celeryconfig.py", "print('loud')\nTIMEOUT = 1 / 0\n")
+    for command in ("worker", "queues", "report", "status"):
+        process = empty.popen(command)  # as people start it: here pytest has a hand in imports
+        _, complaint = process.communicate(timeout=30)
+        assert process.returncode == 1
+        frames = [line for line in complaint.splitlines() if line.startswith("  File")]
+        assert [Path(frame.split('"')[1]).name for frame in frames] == ["celeryconfig.py"]
+        assert "The configuration of tasks:app could not be read" in complaint
+    assert empty.ask("queues", code=1)["error"]["type"] == "ZeroDivisionError"
+
+
 def test_a_module_that_exits_or_does_not_parse(empty: Project) -> None:
     empty.write("tasks.py", APP + "raise SystemExit(0)\n")
     assert "SystemExit: 0" in empty.refuse("queues", code=1)

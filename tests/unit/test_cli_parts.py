@@ -49,6 +49,10 @@ def test_help_imports_next_to_nothing() -> None:
 def test_a_command_imports_what_it_needs() -> None:
     worker = modules_of("worker", "--help")
     assert not {name for name in worker if name.startswith(("umbel.app", "umbel.worker"))}
+    for name in cli.COMMANDS:
+        modules = modules_of(name, "--help")
+        heavy = {"sqlite3", "asyncio", "subprocess", "msgspec", "logging"}
+        assert not modules & heavy, name
     broken = modules_of("-A", "nowhere.at.all", "queues")
     assert not {name for name in broken if name.startswith(("umbel.worker", "umbel.pools"))}
     assert "umbel.cli.worker" not in broken

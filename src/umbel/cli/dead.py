@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,7 +12,9 @@ from umbel.cli.errors import FAILURE, Refusal
 from umbel.cli.invocation import Invocation, Target, announce
 from umbel.cli.options import common_options, confirm, force_option, task_option
 from umbel.cli.output import count, describe_moment, print_json, print_pairs, print_table
-from umbel.engines.state import DeadLetter
+
+if TYPE_CHECKING:
+    from umbel.engines.state import DeadLetter
 
 F = TypeVar("F", bound=Callable[..., Any])
 

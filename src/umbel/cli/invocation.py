@@ -136,12 +136,27 @@ class Invocation:
             # What a module prints when it is imported is no part of our answer.
             with contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout):
                 app, place = find_app(name)
-                app.set_current()
-                return app, place
         except AppNotFound as error:
             raise Refusal(self._explain_absence(error, survey(Path.cwd())), USAGE) from error
         except (Exception, SystemExit) as error:
             message = f"The app {name} could not be imported; the error is its own, above."
+            raise _refusal(error, message) from error
+        app.set_current()
+        self._read_settings(app, place)
+        return app, place
+
+    def _read_settings(self, app: App, name: str) -> None:
+        """Import the module of the settings; what is wrong with them is told when one is needed."""
+        from umbel.exceptions import ImproperlyConfigured
+
+        try:
+            with (
+                contextlib.redirect_stdout(sys.stderr if self.as_json else sys.stdout),
+                contextlib.suppress(ImproperlyConfigured),
+            ):
+                app.conf.read()
+        except (Exception, SystemExit) as error:
+            message = f"The configuration of {name} could not be read; its error is above."
             raise _refusal(error, message) from error
 
     def _choose(self) -> str:

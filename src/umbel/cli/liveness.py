@@ -12,8 +12,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from umbel.engines.run_file import read_trace
-
 if TYPE_CHECKING:
     from umbel.engines.state import Engine, WorkerRecord
 
@@ -87,6 +85,8 @@ def observe(
 
 def _judge_here(record: WorkerRecord, store: Engine) -> Sighting:
     """What can be told at once."""
+    from umbel.engines.run_file import read_trace
+
     trace = read_trace(record, store.run_dir)
     if record.dead or (trace is not None and not trace.locked):
         return Sighting(record, DEAD, None)
