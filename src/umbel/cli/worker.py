@@ -350,12 +350,13 @@ def work(
         ),
         server,
     )
-    introduce(asked, target, supervisor)
+    introduce(asked, target, supervisor, told)
 
     def ready() -> None:
         seconds = round(time.monotonic() - asked.started, 3)
         node = supervisor.incarnation.node
-        log().info("%s ready.", node)  # Celery's line, for those who watch the log alone
+        if told.file is not None:
+            log().info("%s ready.", node)  # Celery's line
         tell(asked, {"event": "ready", "seconds": seconds, "node": node, "pid": os.getpid()},
              f"ready in {seconds:.2f} s as {node}")  # fmt: skip
 
@@ -367,13 +368,14 @@ def work(
     return code, supervisor.shutdown.restart
 
 
-def introduce(asked: Invocation, target: Target, supervisor: Supervisor) -> None:
+def introduce(asked: Invocation, target: Target, supervisor: Supervisor, told: LogOptions) -> None:
     """The first lines."""
     app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
-    log().info(
-        "umbel %s serves %s of %s for %s with %s",
-        __version__, ", ".join(queues), target.store.name, target.name, count(slots, "slot"),
-    )  # fmt: skip
+    if told.file is not None:  # it has to say by itself what the terminal is told
+        log().info(
+            "umbel %s serves %s of %s for %s with %s",
+            __version__, ", ".join(queues), target.store.name, target.name, count(slots, "slot"),
+        )  # fmt: skip
     if target.exists:
         backlog = read_backlog(target, live_workers(target.store))
         asked.notes += advise(target, backlog, soon=queues)
