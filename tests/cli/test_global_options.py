@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import Project, end
 from tests.cli.test_shell import on_a_terminal
 from umbel.cli.absent import ABSENT
 
@@ -76,10 +76,10 @@ def test_variables_stand_for_options(project: Project, tmp_path: Path) -> None:
     assert project.ask("result", sent)["messages"][0]["queue"] == "b"
     process = project.popen("worker", "--json", "-c", "1")
     assert process.stdout is not None
-    starting = json.loads(process.stdout.readline())
-    ready = json.loads(process.stdout.readline())
-    process.terminate()
-    process.communicate(timeout=20)
+    try:
+        starting, ready = (json.loads(process.stdout.readline()) for _ in range(2))
+    finally:
+        end(process)
     assert (starting["slots"], starting["queues"]) == (1, ["a", "b"])  # the line outweighs
     assert ready["node"] == "w7@box"
     assert any("--without-gossip has no effect" in note for note in starting["notes"])

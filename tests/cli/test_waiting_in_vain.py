@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import Project, end
 
 
 def python(project: Project, code: str) -> subprocess.Popen[str]:
@@ -40,14 +40,15 @@ def test_a_queue_that_nobody_serves_is_told_everywhere(project: Project) -> None
         project.send("tasks.add", 1, 2, countdown=900)
         process = project.popen("worker", "--json", "-c", "1", "-Q", "emails,reports")
         assert process.stdout is not None
-        (note,) = json.loads(process.stdout.readline())["notes"]
-        assert note == "celery is paused (1 delayed). Go on: umbel queues --resume celery"
-        process.stdout.readline()  # ready
-        text = project.say("status")
-        assert "Nobody serves" not in text
-        assert "2 nodes online." in text
-        process.terminate()
-        process.communicate(timeout=20)
+        try:
+            (note,) = json.loads(process.stdout.readline())["notes"]
+            assert note == "celery is paused (1 delayed). Go on: umbel queues --resume celery"
+            process.stdout.readline()  # ready
+            text = project.say("status")
+            assert "Nobody serves" not in text
+            assert "2 nodes online." in text
+        finally:
+            end(process)
 
 
 def test_the_line_to_type_names_app_and_store(project: Project) -> None:
