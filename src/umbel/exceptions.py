@@ -138,6 +138,10 @@ class IncompleteStream(TaskError):  # noqa: N818
     """`AsyncResult.iterdeps` came to a task that has not ended."""
 
 
+class ChordError(TaskError):
+    """A task of a chord's header has failed, so its body does not run."""
+
+
 class TaskRevokedError(TaskError):
     """The task was revoked or expired before it ran."""
 

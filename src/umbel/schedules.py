@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from umbel.app import App
 
-__all__ = ["Cronspec", "ParseException", "crontab", "schedule"]
+__all__ = [
+    "Cronspec",
+    "ParseException",
+    "crontab",
+    "crontab_parser",
+    "maybe_schedule",
+    "schedule",
+]
 
 Cronspec = int | str | Iterable[int]
 """A field of a crontab: a number, text in its grammar, or numbers."""
@@ -148,6 +155,38 @@ class crontab:  # noqa: N801  (Celery's name)
 
     def __reduce__(self) -> tuple[type[crontab], tuple[Any, ...]]:
         return type(self), self._given
+
+
+class crontab_parser:  # noqa: N801  (Celery's name)
+    """What a field's text names: `crontab_parser(24).parse("8-18/2")` (for validators).
+
+    The field goes from `min_` on and has `max_` values. Names of months and days are taken.
+    """
+
+    ParseException: ClassVar = ParseException
+    """What `parse` raises."""
+
+    def __init__(self, max_: int = 60, min_: int = 0) -> None:
+        self.max_ = max_
+        self.min_ = min_
+
+    def parse(self, spec: str) -> set[int]:
+        """The numbers; `ParseException` (a `ValueError`) for what is not in the grammar."""
+        names = {len(DAYS): DAYS, len(MONTHS): MONTHS}.get(self.max_, ())
+        return set(_expand("field", spec, self.min_, self.min_ + self.max_ - 1, names))
+
+
+def maybe_schedule(
+    s: float | timedelta | schedule | crontab | None,
+    relative: bool = False,
+    app: App | None = None,
+) -> schedule | crontab | None:
+    """A schedule of seconds or a timedelta; a schedule, then of `app`, and None as they are."""
+    if isinstance(s, (int, float, timedelta)):
+        return schedule(s, relative, app=app)
+    if s is not None:
+        s.app = app
+    return s
 
 
 def _expand(

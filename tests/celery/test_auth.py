@@ -270,6 +270,9 @@ def test_setup_says_what_is_missing(files: dict[str, Any]) -> None:
         app.setup_security(key="/nowhere")
     with pytest.raises(ImproperlyConfigured, match="no digest 'sha-256'"):
         app.setup_security(key_password=PASSWORD, digest="sha-256")
+    app.conf.security_digest = "md-7"
+    with pytest.raises(ImproperlyConfigured, match="no digest 'md-7'"):
+        app.setup_security(key_password=PASSWORD)
     app.conf.accept_content = ["auth", "json"]
     with pytest.raises(ImproperlyConfigured, match="no point"):
         app.setup_security(key_password=PASSWORD)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import Project, end, read_until_ready
 
 TASKS = """
 import logging, os, sys
@@ -239,6 +239,48 @@ def test_the_root_logger_is_taken_over_where_the_setting_says_so(tmp_path: Path)
         Log(project.folder / "w-w1.log").wait_for(f"{sent}. received")
         Log(project.folder / "w-w1-1.log").wait_for(f"{sent}.: from the task")
     assert not Log(project.folder / "own.log").lines()
+
+
+FORMATS = """
+app.conf.worker_log_format = "OWN %(asctime)s %(levelname)s %(message)s"
+app.conf.worker_log_datefmt = "day %j"
+app.conf.worker_task_log_format = "TASK %(asctime)s %(task_name)s %(message)s"
+app.conf.worker_task_log_datefmt = "week %U"
+app.conf.worker_redirect_stdouts_level = "ERROR"
+app.conf.worker_log_color = True
+"""
+
+
+def test_the_settings_say_how_lines_look(tmp_path: Path) -> None:
+    project = make(tmp_path, "code", TASKS + FORMATS)
+    process = project.popen("worker", "-c", "1", "-l", "INFO")
+    try:
+        lines = read_until_ready(process)
+        sent = project.send("tasks.shout")
+        project.send("tasks.tell")
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if "tasks.tell" in line and "succeeded" in line:
+                break
+    finally:
+        end(process)
+
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, line) is not None for line in lines)
+
+    assert count(rf"OWN day \d{{3}} INFO Task tasks.shout.{sent}. received")
+    assert count(r"TASK week \d\d tasks.tell from the task")
+    assert count(r"\x1b\[1;31mOWN day \d{3} ERROR printed in pieces\x1b\[0m")
+
+
+def test_what_tasks_print_stays_where_it_is_printed(tmp_path: Path) -> None:
+    project = make(tmp_path, "code", TASKS + "app.conf.worker_redirect_stdouts = False\n")
+    with project.worker("-l", "INFO", "-f", "w.log"):
+        sent = project.send("tasks.shout")
+        log = Log(project.folder / "w.log")
+        log.wait_for(rf"{sent}\] succeeded")
+    assert not [line for line in log.lines() if "printed" in line]
 
 
 SIGNALS = """

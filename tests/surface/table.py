@@ -16,9 +16,16 @@ from pathlib import Path
 import click
 
 import umbel
-from tests.surface.verdicts import LATER, REFUSED, WITHOUT_EFFECT
+from tests.surface.evidence import ROOT, judge
+from tests.surface.pins import PINS
+from tests.surface.verdicts import (
+    LATER,
+    REFUSED,
+    WITHOUT_EFFECT,
+    judge_setting,
+    judge_worker_option,
+)
 from umbel import App
-from umbel.app.names import KNOWN
 from umbel.app.options import SendOptions, TaskOptions
 from umbel.app.request import Request
 from umbel.app.settings import Settings
@@ -27,7 +34,6 @@ from umbel.app.task import Task
 from umbel.cli import commands, worker_options
 from umbel.result import AsyncResult, EagerResult, ResultSet
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "surface.md"
 
 
@@ -61,14 +67,33 @@ def _row(group: str, name: str) -> Row:
         return Row(*key, "later", f"comes with {LATER[key]}")
     if group in {"setting", "old setting"}:
         return Row(*key, *_setting(name))
-    if group == "umbel worker" and (verdict := _worker_option(name)):
-        return Row(*key, *verdict)
+    if group == "umbel worker" and (judged := judge_worker_option(name)) is not None:
+        return Row(*key, *judged)
     if key in WITHOUT_EFFECT:
         return Row(*key, "without effect", WITHOUT_EFFECT[key])
     if not resolves(group, name):
         return Row(*key, "", "there is no such name")
-    test = shown_by(group, name)
-    return Row(*key, "works", test) if test else Row(*key, "", "no test shows it")
+    return Row(*key, *_works(group, name))
+
+
+def _works(group: str, name: str) -> tuple[str, str]:
+    test = PINS.get((group, name)) or judge(group, name, _cited().get((group, name), ""))
+    return ("works", test) if test else ("", "no test judges it")
+
+
+@cache
+def _cited() -> dict[tuple[str, str], str]:
+    """The tests that the page names."""
+    cited, group = {}, ""
+    for line in PAGE.read_text().splitlines() if PAGE.exists() else ():
+        if line.startswith("## "):
+            group = line.removeprefix("## ")
+        elif row := CITATION.fullmatch(line):
+            cited[group, row[1]] = row[2]
+    return cited
+
+
+CITATION = re.compile(r"\| `(.*)` \| works \| `(.*)` \|")
 
 
 # --------------------------------------------------------------------------------- is it there?
@@ -82,7 +107,7 @@ def resolves(group: str, name: str) -> bool:
         return _option_resolves(group, name)
     try:
         return hasattr(importlib.import_module(group), name)
-    except ModuleNotFoundError:
+    except ImportError:  # no such module, or a name that its module refuses
         return False
 
 
@@ -143,53 +168,12 @@ def _setting(name: str) -> tuple[str, str]:
         known = resolve(old, fields)
         return ("works", SPELLINGS) if known == new else ("", f"{old} is read as {known}")
     if name in fields:
-        test = shown_by("setting", name)
-        return ("works", test) if test else ("", "no test shows it")
-    if name not in KNOWN:
-        return "", "there is no such setting"
-    kind, reason = KNOWN[name].kind, KNOWN[name].reason
-    return {"no effect": "without effect"}.get(kind, kind), reason
+        return _works("setting", name)
+    return judge_setting(name) or ("", "there is no such setting")
 
 
-SPELLINGS = "tests/unit/test_settings.py"
-"""Where each old name is set."""
-
-
-# ----------------------------------------------------------------------------- which test shows it?
-
-
-@cache
-def _tests() -> dict[str, str]:
-    """The text of each test file, those of behaviour first."""
-    found = {}
-    by_value = sorted(  # what only type checkers see shows least
-        (ROOT / "tests").rglob("*.py"), key=lambda path: ("typing" in path.parts, path)
-    )
-    for path in by_value:
-        name = str(path.relative_to(ROOT))
-        if not name.startswith("tests/surface/") and path.name not in {"conftest.py", "plants.py"}:
-            found[name] = path.read_text()
-    return found
-
-
-def shown_by(group: str, name: str) -> str:
-    """The first test file that uses the name in the way of its group; "" if none does."""
-    pattern = _use(group, name)
-    hits = [file for file, text in _tests().items() if pattern.search(text)]
-    return hits[0] if hits else ""
-
-
-def _use(group: str, name: str) -> re.Pattern[str]:
-    word = rf"\b{re.escape(name)}\b"
-    if group in {"App()", "apply_async", "retry", "@task"}:
-        return re.compile(rf"{word}\s*=|[\"']{re.escape(name)}[\"']")
-    if group.endswith("."):
-        text = re.escape(name)
-        return re.compile(rf"\.{text}\b|[\"']{text}[\"']|def {text}\b|^ +{text} = ", re.MULTILINE)
-    if group == "umbel" or group.removeprefix("umbel ") in COMMANDS:
-        names = "|".join(re.escape(one) for one in name.split("/"))
-        return re.compile(rf"[\"'`\s=]({names})(?![\w-])")
-    return re.compile(word)
+SPELLINGS = "tests/unit/test_settings.py::test_each_name_of_celerys_is_known_under_its_old_one_too"
+"""Where each old name is looked up."""
 
 
 # --------------------------------------------------------------------------------------- the page
@@ -205,9 +189,10 @@ TITLES = {
 HEAD = """# Celery's public names, one by one
 
 Every public name, option, setting and command-line option of Celery 5.7, and what it does here:
-*works*, with a test that uses it; *accepted*, without effect and why; *refused*, and why; *later*,
-with the area that it belongs to and that this version does not have; *missing*, with what is not
-there: the name, or a test that uses it. Generated by `python -m tests.surface.table`;
+*works*, with the test that judges it; *accepted*, without effect, with the line of the log that
+says why; *refused*, and why; *later*, with the area that it belongs to and that this version does
+not have; *missing*, with what is not there: the name, or a test of it. Generated by
+`python -m tests.surface.table`;
 a test fails when it is stale, or when more is missing than before.
 """
 
@@ -222,7 +207,7 @@ def page() -> str:
     for row in everything:
         if row.group != group:
             group = row.group
-            lines += ["", f"## {group.rstrip('.')}", "", "| name | here | |", "|---|---|---|"]
+            lines += ["", f"## {group}", "", "| name | here | |", "|---|---|---|"]
         evidence = f"`{row.evidence}`" if row.verdict == "works" else row.evidence
         lines.append(f"| `{row.name}` | {TITLES[row.verdict]} | {evidence} |")
     return "\n".join(lines) + "\n"

@@ -1,60 +1,34 @@
 """What is not simply "works" among the names of Celery 5.7: refused, later, without effect.
 
-The key is (group, name) as in `inventory.tsv`; the text is what a reader of the table sees.
+The key is (group, name) as in `inventory.tsv`; the text is what a reader of the table sees. What
+the package itself says of a name is taken from the package, so that the two cannot differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from umbel.cli.absent import ABSENT
+from umbel.app import carried, refusals, task
+from umbel.app.names import KNOWN
+from umbel.cli.worker_options import OPTIONS
+from umbel.result.single import ABSENT
 
-BOOTSTEPS: Final = "bootsteps; use app.on_start and app.on_stop"
 SEAM: Final = "machinery by class name; subclass App or Task instead"
-KOMBU: Final = "Kombu's channels and producers; app.connection().ensure_connection() stays"
-LOADERS: Final = "loaders; app.config_from_object reads what they read"
 TRACE: Final = "machinery of Celery's tracer; handlers and signals stay"
 CANVAS: Final = "workflows"
 BEAT: Final = "the scheduler"
 EVENTS: Final = "events"
 CONTROL: Final = "remote control"
 POOLS: Final = "more pools"
+ROUTING: Final = "routing to one worker"
 
-_REFUSED: Final[dict[str, dict[str, str]]] = {
-    "umbel (module)": {},
-    "App()": {
-        "loader": LOADERS,
-        "backend": "the argument is a URL; a class is refused",
-        "amqp": SEAM,
-        "events": SEAM,
-        "log": SEAM,
-        "control": SEAM,
-        "tasks": SEAM,
-        "fixups": SEAM,
-    },
-    "App.": dict.fromkeys(
-        [
-            "amqp_cls",
-            "backend_cls",
-            "control_cls",
-            "events_cls",
-            "loader_cls",
-            "log_cls",
-            "registry_cls",
-            "subclass_with_self",
-            "Pickler",
-            "builtin_fixups",
-            "fixups",
-        ],
-        SEAM,
-    )
-    | dict.fromkeys(["loader"], LOADERS)
-    | dict.fromkeys(["steps"], BOOTSTEPS)
-    | dict.fromkeys(["use_fast_trace_task", "type_checker"], TRACE),
-    "Task.": dict.fromkeys(["Request", "Strategy", "start_strategy"], TRACE),
-    "umbel": {name: command.instead for name, command in ABSENT.items() if not command.later}
-    | {"--loader": LOADERS},
-}
+Verdicts = dict[tuple[str, str], str]
+
+
+def _flat(nested: Mapping[str, Mapping[str, str]]) -> Verdicts:
+    return {(group, name): why for group, names in nested.items() for name, why in names.items()}
+
 
 _LATER: Final[dict[str, dict[str, str]]] = {
     "umbel (module)": dict.fromkeys(
@@ -80,7 +54,6 @@ _LATER: Final[dict[str, dict[str, str]]] = {
         "control": CONTROL,
         "events": EVENTS,
         "signature": CANVAS,
-        "clock": EVENTS,
     },
     "Task.": dict.fromkeys(
         [
@@ -101,6 +74,8 @@ _LATER: Final[dict[str, dict[str, str]]] = {
     )
     | {"send_event": EVENTS},
     "umbel.result": {"GroupResult": CANVAS},
+    "umbel.schedules": {"solar": BEAT},
+    "umbel.utils": {"worker_direct": ROUTING},
     "umbel.signals": dict.fromkeys(["beat_init", "beat_embedded_init"], BEAT)
     | {"heartbeat_sent": EVENTS}
     | dict.fromkeys(
@@ -116,14 +91,59 @@ _LATER: Final[dict[str, dict[str, str]]] = {
     | dict.fromkeys(["control", "inspect"], CONTROL)
     | dict.fromkeys(["events"], EVENTS),
 }
-
-
-def _flat(nested: dict[str, dict[str, str]]) -> dict[tuple[str, str], str]:
-    return {(group, name): why for group, names in nested.items() for name, why in names.items()}
-
-
-REFUSED: Final = _flat(_REFUSED)
+for _group in ("AsyncResult.", "EagerResult."):
+    _LATER[_group] = {
+        "graph": CANVAS,
+        "build_graph": CANVAS,
+        "revoke_by_stamped_headers": CONTROL,
+    }
 LATER: Final = _flat(_LATER)
-WITHOUT_EFFECT: Final[dict[tuple[str, str], str]] = {
-    ("umbel", "--skip-checks"): "Django's checks come with the Django integration",
+
+REFUSED: Final = {
+    key: why
+    for key, why in _flat(
+        {
+            "App()": refusals.ARGUMENTS,
+            "App.": refusals.NAMES,
+            "AsyncResult.": {"backend": ABSENT["backend"]},
+            "EagerResult.": {"backend": ABSENT["backend"]},
+            "ResultSet.": {"backend": ABSENT["backend"]},
+            "Task.": {**task.REFUSED, "start_strategy": TRACE},
+            "apply_async": carried.REFUSED,
+            "app.conf.": refusals.CONF,
+            **refusals.MODULES,
+        }
+    ).items()
+    if key not in LATER
 }
+WITHOUT_EFFECT: Final = _flat(
+    {
+        "apply_async": {
+            name: f"The option {name}= has no effect: {why} (told once)"
+            for name, why in carried.WITHOUT_EFFECT.items()
+        },
+    }
+)
+"""What is accepted, and the line of the log that says why it does nothing."""
+
+_OPTIONS: Final = {name: option for option in OPTIONS for name in option.names}
+
+
+def judge_worker_option(name: str) -> tuple[str, str] | None:
+    """The verdict of `umbel worker`'s own table on an option, by its names with slashes."""
+    option = _OPTIONS.get(name.split("/", maxsplit=1)[0])
+    if option is None:
+        return None
+    if option.refused:
+        return "refused", option.reason
+    return "without effect", f"{max(option.names, key=len)} has no effect: {option.reason}"
+
+
+def judge_setting(name: str) -> tuple[str, str] | None:
+    """The verdict of the package's table of settings that nothing reads."""
+    known = KNOWN.get(name)
+    if known is None:
+        return None
+    if known.kind == "no effect":
+        return "without effect", f"{name} (app.conf) has no effect: {known.reason}"
+    return known.kind, known.reason

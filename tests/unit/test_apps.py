@@ -11,7 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import umbel
-from umbel import App, Task
+from umbel import App, Task, current_app
+from umbel.app import refusals
+from umbel.app.current import State
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 
 
@@ -23,22 +25,22 @@ def make(**options: Any) -> App:
     return App("apps", broker="memory://apps", set_as_current=False, **options)
 
 
-@pytest.mark.parametrize("argument", ["loader", "amqp", "events", "log", "control", "fixups"])
+@pytest.mark.parametrize("argument", refusals.ARGUMENTS)
 def test_arguments_that_replace_parts_are_refused_with_a_reason(argument: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=rf"App\(…\) takes no {argument}: .{{20}}"):
         make(**{argument: "proj:Class"})
     make(**{argument: None})
 
 
-@pytest.mark.parametrize("name", ["amqp_cls", "backend_cls", "loader_cls", "registry_cls"])
+@pytest.mark.parametrize("name", refusals.CLASSES)
 def test_classes_that_replace_parts_are_refused_with_a_reason(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=rf"Mine\.{name}: .{{20}}"):
         type("Mine", (App,), {name: "proj:Class"})
 
 
-@pytest.mark.parametrize("name", ["Worker", "loader", "pool", "steps", "user_options", "clock"])
+@pytest.mark.parametrize("name", refusals.NAMES)
 def test_names_that_are_not_there_tell_what_is(name: str) -> None:
-    with pytest.raises(AttributeError, match=rf"An app has no '{name}': .{{20}}"):
+    with pytest.raises(AttributeError, match=rf"An app has no '{name}': .{{15}}"):
         getattr(make(), name)
     with pytest.raises(AttributeError, match="no attribute 'wrker'"):
         _ = make().wrker  # type: ignore[attr-defined]
@@ -57,6 +59,33 @@ def test_a_subclass_names_tasks_and_chooses_their_class() -> None:
     app = Mine(broker="memory://mine", set_as_current=False)
     task = app.task(lambda: None)
     assert (task.name, isinstance(task, Own), app.begun) == ("mine.<lambda>", True, True)
+
+
+def test_it_knows_how_it_was_made() -> None:
+    before = State.current
+    app = make(namespace="CELERY", autofinalize=False)
+    assert (app.namespace, app.autofinalize, app.set_as_current) == ("CELERY", False, False)
+    assert State.current is before
+    assert make(changes={"task_default_queue": "own"}).conf.task_default_queue == "own"
+    made_current = App("current", broker="memory://apps")
+    assert made_current.set_as_current
+    assert current_app.main == "current"
+    made_current.close()
+
+
+def test_it_tells_whether_its_settings_were_read() -> None:
+    app = make()
+    app.conf.task_default_queue = "own"
+    assert not app.configured
+    assert app.conf.task_default_queue == "own"
+    assert app.configured
+
+
+def test_either_a_value_or_the_setting() -> None:
+    app = make(task_default_queue="own")
+    assert app.either("task_default_queue", None, None) == "own"
+    assert app.either("task_default_queue", None, 0, "x") == 0
+    assert app.either("no_such_setting") is None
 
 
 def test_it_is_pickled_by_its_configuration() -> None:
@@ -160,7 +189,15 @@ def test_a_connection_tells_whether_the_broker_answers(tmp_path: Path) -> None:
     with app.connection() as connection:
         assert connection.ensure_connection(max_retries=1) is connection
         assert connection.connected
-    assert app.connection_for_write().ensure_connection().connected
+    for ask in (
+        app.connection_for_read,
+        app.connection_for_write,
+        app.connection_or_acquire,
+        app.broker_connection,
+        app.default_connection,
+    ):
+        with ask() as connection:
+            assert connection.ensure_connection(max_retries=1).as_uri() == "memory://apps"
     broken = App(broker=f"sqlite:///{tmp_path}/none/q.db", set_as_current=False)
     (tmp_path / "none").write_text("a file where a folder should be")
     pauses: list[float] = []
@@ -185,7 +222,8 @@ def test_worker_main_wants_to_be_told() -> None:
 
 
 def test_its_versions_can_be_told() -> None:
-    assert umbel.__version__ in umbel.app.bugreport(make())
+    assert umbel.__version__ in umbel.bugreport(make())
+    assert umbel.version_info(*umbel.VERSION) == umbel.VERSION
     assert umbel.VERSION[:2] == (umbel.VERSION.major, umbel.VERSION.minor)
-    assert umbel.__version__ in umbel.VERSION_BANNER
+    assert f"{umbel.__version__} ({umbel.SERIES})" == umbel.VERSION_BANNER
     assert umbel.uuid() != umbel.uuid()

@@ -9,8 +9,9 @@ import pytest
 
 from umbel import shared_task
 from umbel.app.current import State
-from umbel.contrib.testing.app import TestApp, set_trap, setup_default_app
+from umbel.contrib.testing.app import TestApp, Trap, set_trap, setup_default_app
 from umbel.contrib.testing.manager import Manager, Sentinel
+from umbel.contrib.testing.tasks import ping
 from umbel.contrib.testing.worker import start_worker
 from umbel.exceptions import ImproperlyConfigured, TimeoutError  # noqa: A004
 
@@ -169,8 +170,11 @@ def test_a_tests_app_has_a_store_of_its_own_and_leaves_no_trace() -> None:
             assert other.keeps_results
         assert State.current is app
         assert [count.queue for count in app.engine.broker.counts()] == ["here"]
-        with set_trap(app), pytest.raises(RuntimeError, match="app trap"):
-            shared_task(lambda: None).delay()
+        with set_trap(app):
+            assert isinstance(State.current, Trap)
+            assert not hasattr(State.current, "__wrapped__")  # as unittest.mock asks
+            with pytest.raises(RuntimeError, match="app trap"):
+                shared_task(lambda: None).delay()
     State.current, State.default = before
 
 
@@ -200,6 +204,7 @@ def test_the_manager_waits_for_what_tasks_do() -> None:
             manager.join(result, max_retries=1, timeout=0)
         with start_worker(app):
             assert manager.join(result) == [8]
+            assert ping.delay().get(timeout=10) == "pong"
             assert manager.assert_accepted([result.id])
             assert manager.assert_result_tasks_in_progress_or_completed([result])
             manager.wait_until_idle()

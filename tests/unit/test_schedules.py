@@ -1,12 +1,14 @@
 """Schedules are values that know Celery's grammar."""
 
+import importlib
 import pickle
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from umbel.schedules import ParseException, crontab, schedule
+from umbel import App
+from umbel.schedules import ParseException, crontab, crontab_parser, maybe_schedule, schedule
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,42 @@ def test_intervals_are_values() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="negative"):
         schedule(-5)
+
+
+celery: Any = importlib.import_module("celery.schedules")
+
+
+@pytest.mark.parametrize(
+    ("span", "spec"),
+    [
+        ((60,), "*/15"),
+        ((60,), "0,5-9,50-58/4"),
+        ((24,), "22-2"),
+        ((7,), "mon-friday"),
+        ((7,), "fri-mon"),
+        ((31, 1), "*/3"),
+        ((12, 1), "jan,2-12/5"),
+        ((12, 1), "nov-feb"),
+    ],
+)
+def test_text_of_a_field_names_what_it_does_in_celery(span: tuple[int, ...], spec: str) -> None:
+    assert crontab_parser(*span).parse(spec) == celery.crontab_parser(*span).parse(spec)
+
+
+@pytest.mark.parametrize("spec", ["60", "-1", "*/0", "1,,2", "mon", "5/2", ""])
+def test_text_that_is_no_field_is_refused(spec: str) -> None:
+    with pytest.raises(crontab_parser.ParseException, match="field"):
+        crontab_parser(60).parse(spec)
+
+
+def test_a_schedule_of_whatever_may_be_one() -> None:
+    app = App("schedules", set_as_current=False)
+    for every in (30, 30.0, timedelta(seconds=30)):
+        made = maybe_schedule(every, relative=True, app=app)
+        assert made == schedule(30, relative=True)
+        assert made is not None
+        assert made.app is app
+    nightly = crontab(hour=3)
+    assert maybe_schedule(nightly, app=app) is nightly
+    assert nightly.app is app
+    assert maybe_schedule(None) is None

@@ -201,6 +201,23 @@ def test_without_retry_there_is_one_try(flaky: Any) -> None:
     assert publish.tries == 1
 
 
+def test_the_settings_say_how_often_by_default(flaky: Any) -> None:
+    app.conf.task_publish_retry_policy = {**FAST, "max_retries": 1}
+    publish = flaky(9)
+    with pytest.raises(OperationalError):
+        add.delay(1)
+    assert publish.tries == 2
+    app.conf.task_publish_retry = False
+    publish = flaky(1)
+    with pytest.raises(OperationalError):
+        add.delay(1)
+    assert publish.tries == 1
+    add.apply_async((1,), retry=True)
+    assert publish.tries == 2
+    app.conf.pop("task_publish_retry")
+    app.conf.pop("task_publish_retry_policy")
+
+
 async def _asend(**options: Any) -> None:
     await add.aapply_async((1,), **options)
 

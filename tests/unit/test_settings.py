@@ -15,6 +15,7 @@ import pytest
 from tests.unit.celery_settings import DOCUMENTED_ONLY, NAMES
 from umbel import App
 from umbel.app.names import KNOWN
+from umbel.app.refusals import CONF
 from umbel.app.settings import Settings, UnreadSettings
 from umbel.app.spelling import old_name
 from umbel.engines.urls import mask
@@ -114,6 +115,9 @@ def test_old_names_read_and_set_the_same_setting() -> None:
         ("task_acks_late", 0, False),
         ("worker_concurrency", "auto", None),
         ("task_default_priority", None, None),
+        ("task_default_delivery_mode", "transient", 1),
+        ("result_accept_content", None, None),
+        ("accept_content", "json", ("json",)),
         ("timezone", ZoneInfo("Europe/Paris"), "Europe/Paris"),
         ("broker_url", ["sqlite:///a"], "sqlite:///a"),
     ],
@@ -137,6 +141,7 @@ def test_values_that_celery_takes(name: str, value: Any, kept: Any) -> None:
         ("task_max_deliveries", 2.5, "must be a whole number"),
         ("task_default_queue", 3, "must be text"),
         ("task_default_priority", 10, "must be from 0 to 9"),
+        ("task_default_delivery_mode", 3, "must be 1 .transient. or 2"),
         ("timezone", "Mars/Olympus", "must be an IANA name"),
         ("broker_url", "sqlite:///a;sqlite:///b", "must be one URL"),
         ("compat", "huey", "must be 'celery'"),
@@ -374,7 +379,29 @@ def test_conf_is_a_mapping_too() -> None:
     assert conf.task_soft_time_limit is None
     assert conf.get_by_parts("task", "time_limit") == 3
     assert conf.find_value_for_key("time_limit", namespace="task") == 3
-    assert [conf.value_set_for("task_time_limit"), conf.value_set_for("timezone")] == [3, None]
+    given = [conf.value_set_for(name) for name in ("CELERYD_TASK_TIME_LIMIT", "timezone")]
+    assert given == [True, False]
+
+
+def test_settings_that_follow_others_are_read_as_in_celery() -> None:
+    conf = App("x", broker="memory://follows", task_default_queue="own").conf
+    assert [conf.task_default_exchange, conf.task_default_routing_key] == ["own", "own"]
+    for name in ("broker_read_url", "broker_write_url"):
+        assert getattr(conf, name) == "memory://follows"
+        with pytest.raises(ImproperlyConfigured, match=name):
+            setattr(conf, name, "memory://elsewhere")
+    conf.task_default_exchange = "other"
+    conf.task_default_queue = "third"
+    assert [conf.task_default_exchange, conf.task_default_routing_key] == ["other", "third"]
+    conf.pop("task_default_exchange")
+    assert conf["task_default_exchange"] == "third"
+    assert "task_default_exchange" not in conf.without_defaults()
+
+
+@pytest.mark.parametrize("name", CONF)
+def test_what_conf_does_not_have_says_what_does_it(name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"app\.conf has no '{name}': .{{15}}"):
+        getattr(App("x").conf, name)
 
 
 def test_what_is_put_into_a_dict_of_conf_is_kept() -> None:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import click
 import pytest
 
-from umbel import exceptions, states
+from umbel import exceptions, result, states
+from umbel.message.result import restore_exception
 
 CELERY = [
     "AlreadyRegistered",
@@ -24,6 +25,7 @@ CELERY = [
     "CeleryCommandException",
     "CeleryError",
     "CeleryWarning",
+    "ChordError",
     "DuplicateNodenameWarning",
     "DuplicateTaskNameWarning",
     "FixupWarning",
@@ -52,7 +54,7 @@ CELERY = [
     "WorkerTerminate",
     "reraise",
 ]
-"""Celery 5.7's `celery.exceptions.__all__` but ChordError, which comes with workflows."""
+"""Celery 5.7's `celery.exceptions.__all__`."""
 
 
 @pytest.mark.parametrize("name", CELERY)
@@ -79,6 +81,7 @@ def test_every_name_is_there(name: str) -> None:
         ("TimeoutError", "TaskError"),
         ("MaxRetriesExceededError", "TaskError"),
         ("TaskRevokedError", "TaskError"),
+        ("ChordError", "TaskError"),
         ("InvalidTaskError", "TaskError"),
         ("BackendGetMetaError", "BackendError"),
         ("BackendStoreError", "BackendError"),
@@ -104,6 +107,22 @@ def test_the_hierarchy(child: str, parents: str) -> None:
 @pytest.mark.parametrize("name", ["SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError"])
 def test_a_task_that_catches_its_own_errors_does_not_swallow_its_end(name: str) -> None:
     assert not issubclass(getattr(exceptions, name), exceptions.CeleryError)
+
+
+def test_a_chords_error_that_celery_has_stored_is_ours() -> None:
+    record = {
+        "exc_type": "ChordError",
+        "exc_module": "celery.exceptions",
+        "exc_message": ["Dependency 1 raised ValueError('no')"],
+    }
+    error = restore_exception(record, {})
+    assert type(error) is exceptions.ChordError
+    assert str(error) == "Dependency 1 raised ValueError('no')"
+
+
+def test_all_results_are_of_one_kind() -> None:
+    for kind in (result.AsyncResult, result.EagerResult, result.ResultSet):
+        assert issubclass(kind, result.ResultBase)
 
 
 def test_old_aliases() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from umbel.app.app import App
 from umbel.app.app import App as Celery
 from umbel.app.current import (
@@ -13,6 +15,7 @@ from umbel.app.current import (
     pop_current_task,
     push_current_task,
 )
+from umbel.app.refusals import refuse_names
 from umbel.app.shared import shared_task
 from umbel.app.task import AsyncTask, Task
 
@@ -44,3 +47,7 @@ def uuid() -> str:
     from umbel.app.publish import new_id
 
     return new_id()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)

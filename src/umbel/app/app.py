@@ -653,6 +653,16 @@ class App:
     # ------------------------------------------------------------------- this and that
 
     @property
+    def configured(self) -> bool:
+        """Whether the settings have been read."""
+        return not isinstance(self.conf, UnreadSettings)
+
+    def either(self, default_key: str, *defaults: Any) -> Any:
+        """The first of `defaults` that is not None, else the setting `default_key`."""
+        candidates = (*defaults, self.conf.get(default_key))
+        return next((value for value in candidates if value is not None), None)
+
+    @property
     def current_task(self) -> AnyTask | None:
         """The task that runs in this context."""
         return get_current_task()

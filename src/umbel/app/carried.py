@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from umbel.app.checks import NOTHING_SENT
 from umbel.app.options import SendOptions
+from umbel.app.values import DELIVERY_MODES
 
 PLAIN: Final = frozenset({
     "task_id", "countdown", "eta", "expires", "priority", "queue", "ignore_result", "serializer",
@@ -154,13 +155,12 @@ def _read_stamps(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _delivery_mode(name: str, mode: object) -> int:
-    names = {1: 1, 2: 2, "transient": 1, "persistent": 2}
-    if not isinstance(mode, (int, str)) or mode not in names:
+    if not isinstance(mode, (int, str)) or mode not in DELIVERY_MODES:
         raise ValueError(
             f"{name}: delivery_mode must be 1 (transient) or 2 (persistent); got {mode!r}. "
             f"{NOTHING_SENT}"
         )
-    return names[mode]
+    return DELIVERY_MODES[mode]
 
 
 def _signature(name: str, option: str, value: object) -> dict[str, Any]:

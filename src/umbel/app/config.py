@@ -38,6 +38,16 @@ class Option(NamedTuple):
     default: Any
 
 
+class Follows:
+    """The default of a setting that has the value of another one (`Celery`'s `conf.first`)."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def __get__(self, conf: Configuration | None, _: type) -> Any:
+        return None if conf is None else getattr(conf, self.setting)
+
+
 class Configuration:
     """A table of settings that knows where each value comes from.
 
@@ -314,8 +324,11 @@ class Configuration:
             found = self._find(name)
             if found is not _MISSING:
                 return found
+            from umbel.app.refusals import CONF
             from umbel.app.sources import describe_unknown
 
+            if name in CONF:
+                raise AttributeError(f"app.conf has no {name!r}: {CONF[name]}.")
             raise AttributeError(describe_unknown(name, "app.conf", self._fields))
 
         def __delattr__(self, name: str) -> None:
@@ -477,9 +490,9 @@ class Configuration:
         """`get_by_parts("task", "always_eager")` is `task_always_eager`."""
         return self["_".join(part for part in parts if part)]
 
-    def value_set_for(self, name: str) -> Any:
-        """The value that somebody has given; None if it is the default."""
-        return self.without_defaults().get(self._resolve(name) or name)
+    def value_set_for(self, name: str) -> bool:
+        """Whether anybody has set it."""
+        return (self._resolve(name) or name) in self.without_defaults()
 
 
 _MISSING: Final = object()

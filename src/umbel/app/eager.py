@@ -151,16 +151,17 @@ def run_eagerly(
         loop.close()
     value = pipeline.value
     if pipeline.state in {states.IGNORED, states.REJECTED}:
-        return EagerResult(message.id, value, pipeline.state, None, name)
+        return EagerResult(message.id, value, pipeline.state, None, name, app=app)
     if outcome.ending == "success":
-        return EagerResult(message.id, value, states.SUCCESS, None, name)
+        return EagerResult(message.id, value, states.SUCCESS, None, name, app=app)
     if not isinstance(value, BaseException):
         value = NotRegistered(f"No task {name!r} is registered in {app!r}.")
     if not isinstance(value, Exception):
         raise value  # Ctrl-C ends the caller, not only the task
     if app.conf.task_eager_propagates if throw is None else throw:
         raise value
-    return EagerResult(message.id, value, states.FAILURE, format_traceback(value), name)
+    traceback = format_traceback(value)
+    return EagerResult(message.id, value, states.FAILURE, traceback, name, app=app)
 
 
 async def arun_eagerly(app: App, task: Task[..., Any], message: Message) -> EagerResult[Any]:

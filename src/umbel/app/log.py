@@ -24,7 +24,7 @@ from umbel.app.request import current
 if TYPE_CHECKING:
     from umbel.app.settings import Settings
 
-__all__ = ["ColorFormatter", "JsonFormatter", "TaskFormatter"]
+__all__ = ["ColorFormatter", "JsonFormatter", "LoggingProxy", "TaskFormatter"]
 
 LOGGER: Final = "umbel"
 TASK_LOGGER: Final = "umbel.task"
@@ -48,6 +48,18 @@ class LogOptions:
     """None: if stderr is a terminal."""
     node: str = ""
     """The worker's name, for the file's name and for JSON lines."""
+
+
+def read_level(level: str | int | None) -> int | None:
+    """A level's number, from its name in any case; None stays None. `ValueError` for no level."""
+    if level is None or isinstance(level, int):
+        return level
+    levels = logging.getLevelNamesMapping()
+    try:
+        return levels[level.upper()]
+    except KeyError:
+        message = f"{level!r} is no level of logging; there are {', '.join(levels)}."
+        raise ValueError(message) from None
 
 
 def add_task_fields(record: logging.LogRecord) -> bool:
@@ -262,13 +274,22 @@ def expand_file(path: str, node: str, slot: int | None = None) -> str:
 # ------------------------------------------------------------------ what tasks print
 
 
-class Redirect(io.TextIOBase):
-    """A stream whose whole lines go to a logger; for all else it stands for the one it replaces."""
+class LoggingProxy(io.TextIOBase):
+    """A stream whose whole lines go to a logger (`celery.utils.log.LoggingProxy`).
 
-    def __init__(self, stream: TextIO, logger: logging.Logger, level: int) -> None:
-        self._stream = stream
+    `loglevel`: their level; by default the logger's own, else ERROR. For all else it stands for
+    `stream`, which it replaces: by default the program's stderr.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        loglevel: str | int | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
         self._logger = logger
-        self._level = level
+        self._level = read_level(loglevel) or logger.level or logging.ERROR
+        self._stream = stream or cast("TextIO", sys.__stderr__)
         self._local = threading.local()
 
     def write(self, text: str) -> int:
@@ -320,6 +341,6 @@ class Redirect(io.TextIOBase):
 
 def redirect(level: str) -> None:
     """Log what is printed to stdout and stderr in this process, at a level."""
-    logger, number = logging.getLogger(REDIRECTED), logging.getLevelNamesMapping()[level.upper()]
-    sys.stdout = cast("TextIO", Redirect(sys.stdout, logger, number))
-    sys.stderr = cast("TextIO", Redirect(sys.stderr, logger, number))
+    logger = logging.getLogger(REDIRECTED)
+    sys.stdout = cast("TextIO", LoggingProxy(logger, level, sys.stdout))
+    sys.stderr = cast("TextIO", LoggingProxy(logger, level, sys.stderr))

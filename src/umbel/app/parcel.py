@@ -66,11 +66,10 @@ def pack(
         if value is not msgspec.UNSET
     }
     open_headers.update(carried.headers)
-    mode = settings.task_default_delivery_mode
     open_properties: dict[str, Any] = {
         "correlation_id": id,
         "reply_to": properties.reply_to,
-        "delivery_mode": 1 if mode in {1, "transient"} else 2,
+        "delivery_mode": properties.delivery_mode,
         "priority": properties.priority,
         **({} if properties.expiration is None else {"expiration": properties.expiration}),
         **carried.properties,

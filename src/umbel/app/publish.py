@@ -137,7 +137,11 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         ignore_result=ignore_result,
         secret=places,
     )
-    properties = Properties(id, REPLY_TO, 2, DeliveryInfo("", queue), priority, delivery_tag=tag)
+    properties = Properties(
+        id, REPLY_TO,
+        settings.task_default_delivery_mode,  # type: ignore[arg-type]  # kept as a number
+        DeliveryInfo("", queue), priority, delivery_tag=tag,
+    )  # fmt: skip
     due = None
     if countdown is not None or eta is not None:
         due = due_time(name, settings, countdown, eta)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from umbel.app.config import Configuration
+from umbel.app.config import Configuration, Follows
 
 if TYPE_CHECKING:
     from umbel.app.keywords import IdleSettings
@@ -70,11 +70,11 @@ class Settings(Configuration, IdleSettings):
     these, of which the first that answers decides. What the call or the task says wins."""
     task_default_priority: int | None = None
     """0 to 9; 9 is the most urgent. None: 0, unless a route says otherwise."""
-    task_default_exchange: str | None = None
+    task_default_exchange: str | None = cast("None", Follows("task_default_queue"))
     """The exchange of queues in `task_queues` that name none. None: the default queue's name."""
     task_default_exchange_type: str = "direct"
     """The type of exchanges in `task_queues` that name none: direct, topic or fanout."""
-    task_default_routing_key: str | None = None
+    task_default_routing_key: str | None = cast("None", Follows("task_default_queue"))
     """The key of queues in `task_queues` that name none. None: the default queue's name."""
     task_create_missing_queue_exchange_type: str | None = None
     """The type of the exchange of a queue that is made when first named. None: direct."""
@@ -250,6 +250,10 @@ class Settings(Configuration, IdleSettings):
     """An eager call raises what its task raises."""
     task_store_eager_result: bool = False
     """Store the results of eager calls too."""
+
+    if not TYPE_CHECKING:  # read as in Celery; giving them is refused (`umbel.app.names`)
+        broker_read_url = Follows("broker_url")
+        broker_write_url = Follows("broker_url")
 
     def _is_read(self) -> bool:
         return type(self) is not UnreadSettings

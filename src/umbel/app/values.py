@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from umbel.exceptions import ImproperlyConfigured
@@ -25,6 +26,10 @@ ABOVE_ZERO: Final = frozenset(
 )
 NEGATIVE: Final = frozenset({"result_cache_max"})
 """Settings for which a negative number has a meaning."""
+DELIVERY_MODES: Final[Mapping[object, int]] = MappingProxyType(
+    {1: 1, 2: 2, "transient": 1, "persistent": 2}
+)
+"""What a message may say of how it is to be kept, and the number that it says."""
 SECRET: Final = ("api", "token", "key", "secret", "pass", "signature", "credential")
 """What a name holds whose value is never shown."""
 OPEN: Final = ("routing_key",)
@@ -54,6 +59,8 @@ class Kinds:
         if name == "task_default_priority" and value is None and "None" not in allowed:
             return 0
         if name in ZERO_MEANS_NONE and value == 0 and not isinstance(value, bool):
+            return None
+        if value is None and "None" in allowed:
             return None
         if not allowed <= SCALARS:
             return _check_names(name, value, origin) if self._takes_names(name) else value
@@ -94,10 +101,7 @@ _WORDS: Final = {
 
 
 def _check_scalar(name: str, allowed: frozenset[str], value: Any, origin: str) -> Any:
-    if value is None:
-        if "None" in allowed:
-            return None
-    elif isinstance(value, bool) or (value in (0, 1) and allowed == {"bool"}):
+    if isinstance(value, bool) or (value in (0, 1) and allowed == {"bool"}):
         if "bool" in allowed:
             return bool(value)
     elif isinstance(value, (str, bytes)):
@@ -181,6 +185,13 @@ def _check_priority(value: Any, origin: str) -> Any:
     return value
 
 
+def _check_delivery_mode(value: Any, origin: str) -> Any:
+    if not isinstance(value, (int, str)) or value not in DELIVERY_MODES:
+        rule = "must be 1 (transient) or 2 (persistent)"
+        raise _refuse("task_default_delivery_mode", value, origin, rule)
+    return DELIVERY_MODES[value]
+
+
 def _check_concurrency(value: Any, _: str) -> Any:
     return None if value == "auto" else value
 
@@ -194,6 +205,7 @@ def _check_compat(value: Any, origin: str) -> Any:
 _SPECIAL: Final = {
     "broker_url": _check_broker_url,
     "compat": _check_compat,
+    "task_default_delivery_mode": _check_delivery_mode,
     "task_default_priority": _check_priority,
     "timezone": _check_timezone,
     "worker_concurrency": _check_concurrency,

@@ -55,6 +55,7 @@ _CELERY_MODULES: dict[type, str] = {
             exceptions.BackendError,
             exceptions.BackendGetMetaError,
             exceptions.BackendStoreError,
+            exceptions.ChordError,
             exceptions.Ignore,
             exceptions.ImproperlyConfigured,
             exceptions.IncompleteStream,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from umbel import states
 from umbel.exceptions import TaskRevokedError, UmbelError
 from umbel.message.result import Meta
 from umbel.result.single import AsyncResult
+from umbel.result.stored import current_app
+
+if TYPE_CHECKING:
+    from umbel.app import App
 
 R = TypeVar("R")
 
@@ -24,11 +28,19 @@ class EagerResult(AsyncResult[R]):
         state: str,
         traceback: str | None = None,
         name: str | None = None,
+        *,
+        app: App | None = None,
     ) -> None:
         self.id = id
+        self._app = app
         self.ignored = False
         self._stored = None
         self._meta_here = Meta(id, state, ret_value, traceback, name=name)
+
+    @property
+    def app(self) -> App:  # type: ignore[override]  # nobody sets it
+        """The app that ran the task; the current one if that is not known."""
+        return self._app or current_app()
 
     def __reduce__(self) -> tuple[Any, ...]:
         meta = self._meta_here
@@ -36,7 +48,7 @@ class EagerResult(AsyncResult[R]):
 
     def __copy__(self) -> EagerResult[R]:
         kind, arguments = self.__reduce__()
-        return cast("EagerResult[R]", kind(*arguments))
+        return cast("EagerResult[R]", kind(*arguments, app=self._app))
 
     def _ended(self) -> bool:
         return True

@@ -331,4 +331,4 @@ def _result_of(one: Ended) -> EagerResult[Any] | None:
     elif value is None and one.state in states.EXCEPTION_STATES:
         history = one.settlement.history
         value = RemoteError(history.error if history is not None else one.state)
-    return EagerResult(headers.id, value, one.state, traceback, headers.task)
+    return EagerResult(headers.id, value, one.state, traceback, headers.task, app=one.app)

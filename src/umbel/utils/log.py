@@ -8,10 +8,34 @@ Each record of such a logger carries `task_name` and `task_id`, for any formatte
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Final
 
-from umbel.app.log import LOGGER, TASK_LOGGER, ColorFormatter, TaskFormatter, add_task_fields
+from umbel.app.log import (
+    LOGGER,
+    TASK_LOGGER,
+    ColorFormatter,
+    LoggingProxy,
+    TaskFormatter,
+    add_task_fields,
+)
+from umbel.app.log import read_level as mlevel
+from umbel.app.refusals import refuse_names
 
-__all__ = ["ColorFormatter", "TaskFormatter", "get_logger", "get_task_logger", "mlevel"]
+__all__ = [
+    "LOG_LEVELS",
+    "ColorFormatter",
+    "LoggingProxy",
+    "TaskFormatter",
+    "get_logger",
+    "get_task_logger",
+    "mlevel",
+]
+
+LOG_LEVELS: Final[dict[str | int, int | str]] = {
+    **{name: number for name, number in logging.getLevelNamesMapping().items()},  # noqa: C416
+    **{number: name for name, number in logging.getLevelNamesMapping().items()},
+}
+"""The levels' numbers by name, and their names by number."""
 
 base_logger: logging.Logger = logging.getLogger(LOGGER)
 task_logger: logging.Logger = logging.getLogger(TASK_LOGGER)
@@ -41,15 +65,5 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name)
 
 
-def mlevel(level: str | int | None) -> int | None:
-    """A level's number, from its name in any case; None stays None."""
-    return level if level is None or isinstance(level, int) else _number(level)
-
-
-def _number(name: str) -> int:
-    levels = logging.getLevelNamesMapping()
-    try:
-        return levels[name.upper()]
-    except KeyError:
-        message = f"{name!r} is no level of logging; there are {', '.join(levels)}."
-        raise ValueError(message) from None
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from umbel.app import App
 from umbel.app.current import State
+from umbel.app.refusals import refuse_names
 from umbel.engines.urls import forget_engine
 
 DEFAULT_TEST_CONFIG: Final[Mapping[str, Any]] = MappingProxyType(
@@ -93,3 +94,7 @@ def setup_default_app(app: App, use_trap: bool = False) -> Iterator[None]:
             if url.startswith("memory://test-"):
                 forget_engine(url)
         State.current, State.default = before
+
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from umbel import states
 from umbel.app import App
+from umbel.app.refusals import refuse_names
 from umbel.exceptions import TimeoutError  # noqa: A004  (Celery's name)
 from umbel.result import AsyncResult, ResultSet
 
@@ -217,3 +218,7 @@ class Manager:
             if time.monotonic() > end:
                 raise AssertionError(f"Tasks still run after {self.block_timeout:g} s")
             time.sleep(PAUSE)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)

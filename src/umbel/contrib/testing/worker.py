@@ -6,10 +6,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from umbel.app import App
 from umbel.app.current import State
+from umbel.app.refusals import refuse_names
 from umbel.contrib.testing.app import Trap
 from umbel.contrib.testing.tasks import PING
 from umbel.exceptions import ImproperlyConfigured
@@ -147,3 +148,7 @@ def _ping(app: App, queue: str, timeout: float) -> None:
     answer = app.send_task(PING, queue=queue).get(timeout=timeout)
     if answer != "pong":
         raise RuntimeError(f"The worker answered a ping with {answer!r}.")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)
