@@ -83,6 +83,10 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
+        if name in {"backends", "bootsteps", "loaders"}:  # `from umbel import cli` asks here too
+            from umbel.app.refusals import refuse_names
+
+            refuse_names("umbel")(name)
         message = f"module 'umbel' has no attribute {name!r}"
         raise AttributeError(message)
     import importlib

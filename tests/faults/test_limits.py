@@ -100,6 +100,18 @@ def test_soft_limit_can_be_caught(project: Project, task: str) -> None:
     worker.stop()
 
 
+def test_the_settings_limit_every_task(project: Project) -> None:
+    project.settings["task_soft_time_limit"] = 0.2
+    project.settings["task_time_limit"] = 0.6
+    worker = project.worker(slots=1)
+    assert project.send("catch_soft_limit").get(timeout=5) == "cleaned up"
+    with pytest.raises(TimeLimitExceeded):
+        project.send("hang_in_c").get(timeout=5)
+    with pytest.raises(SoftTimeLimitExceeded):
+        project.send("hang_asleep", soft_time_limit=0.1).get(timeout=5)
+    worker.stop()
+
+
 @pytest.mark.parametrize("task", ["spin", "work", "awork"])
 def test_soft_limit_is_never_late(
     project: Project, rounds: Rounds, record_proof: RecordProof, task: str

@@ -29,8 +29,8 @@ class Uses:
 
     attributes: set[str] = field(default_factory=set)
     keywords: set[str] = field(default_factory=set)
-    task_options: set[str] = field(default_factory=set)
-    """Keywords of `@app.task(…)` and `@shared_task(…)`."""
+    given: dict[str, set[str]] = field(default_factory=dict)
+    """The keywords of calls by the function's name."""
     names: set[str] = field(default_factory=set)
     definitions: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
@@ -45,8 +45,8 @@ class Uses:
             elif isinstance(node, ast.Call):
                 given = {keyword.arg for keyword in node.keywords if keyword.arg}
                 self.keywords |= given
-                if ast.unparse(node.func).rpartition(".")[2] in {"task", "shared_task"}:
-                    self.task_options |= given
+                name = ast.unparse(node.func).rpartition(".")[2]
+                self.given.setdefault(name, set()).update(given)
             elif isinstance(node, ast.ClassDef):
                 self.keywords.update(keyword.arg for keyword in node.keywords if keyword.arg)
             elif isinstance(node, ast.Name):
@@ -164,24 +164,64 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
 # --------------------------------------------------------------------------- a name in its group
 
 
-OF_CALLS = {"App()", "apply_async", "retry"}
-"""Groups whose names are keywords."""
+OF_CALLS = {"@task": ("task", "shared_task"), "retry": ("retry",)}
+"""Groups whose names are keywords of certain functions."""
+OF_ANY_CALL = {"App()", "apply_async"}
+"""Groups whose names are keywords, which tests pass on by functions of their own."""
+SENDING = ("unit/test_sending_options", "unit/test_publish", "unit/test_routing")
+RESULTS = ("unit/test_results", "unit/test_results_kept")
+SETTINGS = ("unit/test_apps", "unit/test_settings")
+HOMES = {
+    "App()": (*SETTINGS, "unit/test_tasks"),
+    "App.": (*SETTINGS, *SENDING, "unit/test_tasks", "unit/test_shared", "celery/test_auth"),
+    "app.conf.": SETTINGS,
+    "@task": ("unit/test_tasks", "unit/test_shared"),
+    "Task.": (
+        "unit/test_tasks",
+        "unit/test_execution",
+        "unit/test_eager",
+        "unit/test_publish",
+        "unit/test_shared",
+        "pools/test_telling",
+    ),
+    "Task.request.": ("unit/test_request",),
+    "apply_async": (*SENDING, "unit/test_content"),
+    "retry": ("unit/test_execution", "unit/test_eager", "unit/test_content", "faults/test_retries"),
+    "AsyncResult.": RESULTS,
+    "EagerResult.": ("unit/test_results", "unit/test_eager"),
+    "ResultSet.": RESULTS,
+    "umbel.contrib.pytest": ("unit/test_contrib_pytest",),
+    "umbel.security": ("celery/test_auth",),
+    "umbel": ("cli/",),
+    "umbel call": ("cli/test_call_and_result",),
+    "umbel result": ("cli/test_call_and_result",),
+    "umbel purge": ("cli/test_queues",),
+    "umbel worker": ("cli/test_worker", "cli/test_logging", "cli/test_task_modules", "faults/"),
+}
+"""Where the judges of a group are: its words mean something else in other files."""
+MARKS = {"EagerResult.": "EagerResult", "ResultSet.": "ResultSet"}
+"""What a judge of a group uses besides."""
+
+
+def is_command(group: str) -> bool:
+    """Whether a group is the command line's: "umbel", "umbel worker"."""
+    return group == "umbel" or (group.startswith("umbel ") and group != "umbel (module)")
 
 
 def is_used(uses: Uses, group: str, name: str) -> bool:
     """Whether the code uses the name in the way of its group."""
-    if group == "@task":
-        return name in uses.task_options or name in uses.strings
     if group in OF_CALLS:
+        return any(name in uses.given.get(called, ()) for called in OF_CALLS[group])
+    if group in OF_ANY_CALL:
         return name in uses.keywords or name in uses.strings
-    if group == "Task." and name in uses.task_options:
+    if group == "Task." and is_used(uses, "@task", name):
         return True
     if group.endswith("."):
         return name in uses.attributes | uses.strings | uses.definitions
     if group == "setting":
         told = uses.keywords | uses.attributes | uses.strings | uses.words
         return bool({name, f"UMBEL_{name.upper()}"} & told)
-    if group == "umbel" or (group.startswith("umbel ") and group != "umbel (module)"):
+    if is_command(group):
         return any(one in uses.words for one in name.split("/"))
     return name in uses.names | uses.attributes | uses.strings | uses.words | uses.definitions
 
@@ -189,7 +229,13 @@ def is_used(uses: Uses, group: str, name: str) -> bool:
 def judge(group: str, name: str, cited: str = "") -> str:
     """The test (file::function) that judges a name: `cited` if it does, else the best; or ""."""
     best, rank = "", (0, 0)
+    home = tuple(f"tests/{file}" for file in HOMES.get(group, ("",)))
+    mark = MARKS.get(group)
     for test in judges():
+        if not test.where.startswith(home):
+            continue
+        if mark and mark not in test.body.names | test.body.attributes:
+            continue
         near = next(
             (
                 CLOSE - place

@@ -16,11 +16,13 @@ from pathlib import Path
 import click
 
 import umbel
-from tests.surface.evidence import ROOT, judge
+from tests.surface.evidence import ROOT, is_command, judge
 from tests.surface.pins import PINS
 from tests.surface.verdicts import (
     LATER,
+    LATER_GROUPS,
     REFUSED,
+    REFUSED_GROUPS,
     WITHOUT_EFFECT,
     judge_setting,
     judge_worker_option,
@@ -31,7 +33,7 @@ from umbel.app.request import Request
 from umbel.app.settings import Settings
 from umbel.app.spelling import resolve
 from umbel.app.task import Task
-from umbel.cli import commands, worker_options
+from umbel.cli import COMMANDS, commands
 from umbel.result import AsyncResult, EagerResult, ResultSet
 
 PAGE = ROOT / "docs" / "reference" / "surface.md"
@@ -60,20 +62,30 @@ def rows() -> list[Row]:
 
 
 def _row(group: str, name: str) -> Row:
+    return Row(group, name, *_judge(group, name))
+
+
+def _judge(group: str, name: str) -> tuple[str, str]:
     key = (group, name)
     if key in REFUSED:
-        return Row(*key, "refused", REFUSED[key])
+        return "refused", REFUSED[key]
+    if group in REFUSED_GROUPS:
+        return "refused", REFUSED_GROUPS[group]
     if key in LATER:
-        return Row(*key, "later", f"comes with {LATER[key]}")
+        return "later", f"comes with {LATER[key]}"
     if group in {"setting", "old setting"}:
-        return Row(*key, *_setting(name))
+        return _setting(name)
     if group == "umbel worker" and (judged := judge_worker_option(name)) is not None:
-        return Row(*key, *judged)
+        return judged
     if key in WITHOUT_EFFECT:
-        return Row(*key, "without effect", WITHOUT_EFFECT[key])
-    if not resolves(group, name):
-        return Row(*key, "", "there is no such name")
-    return Row(*key, *_works(group, name))
+        return "without effect", WITHOUT_EFFECT[key]
+    if is_command(group) and (command := group.split()[1:2]) and command[0] not in COMMANDS:
+        return _judge("umbel", command[0])  # its options share its lot
+    if resolves(group, name):
+        return _works(group, name)
+    if group in LATER_GROUPS:
+        return "later", f"comes with {LATER_GROUPS[group]}"
+    return "", "there is no such name"
 
 
 def _works(group: str, name: str) -> tuple[str, str]:
@@ -103,7 +115,7 @@ def resolves(group: str, name: str) -> bool:
     """Whether the name exists here."""
     if group in _names():
         return name in _names()[group]
-    if group == "umbel" or group.removeprefix("umbel ") in COMMANDS:
+    if is_command(group):
         return _option_resolves(group, name)
     try:
         return hasattr(importlib.import_module(group), name)
@@ -132,9 +144,6 @@ def _names() -> dict[str, set[str]]:
     }
 
 
-COMMANDS = ("worker", "call", "purge", "result", "shell", "status")
-
-
 def _option_resolves(group: str, name: str) -> bool:
     command: click.Command = commands
     context = click.Context(command)
@@ -151,14 +160,6 @@ def _option_resolves(group: str, name: str) -> bool:
     have |= {p.name or "" for p in command.params if isinstance(p, click.Argument)}
     names = name.split("/")
     return all(one in have for one in names) if name.startswith("-") else bool(have)
-
-
-def _worker_option(name: str) -> tuple[str, str] | None:
-    """What the worker itself says of an option that it does not act on."""
-    for option in worker_options.OPTIONS:
-        if {*option.names} & {*name.split("/")}:
-            return "refused" if option.refused else "without effect", option.reason
-    return None
 
 
 def _setting(name: str) -> tuple[str, str]:

@@ -11,11 +11,10 @@ from typing import Final
 
 from umbel.app import carried, refusals, task
 from umbel.app.names import KNOWN
+from umbel.cli.absent import ABSENT as COMMANDS
 from umbel.cli.worker_options import OPTIONS
 from umbel.result.single import ABSENT
 
-SEAM: Final = "machinery by class name; subclass App or Task instead"
-TRACE: Final = "machinery of Celery's tracer; handlers and signals stay"
 CANVAS: Final = "workflows"
 BEAT: Final = "the scheduler"
 EVENTS: Final = "events"
@@ -98,29 +97,70 @@ for _group in ("AsyncResult.", "EagerResult."):
         "revoke_by_stamped_headers": CONTROL,
     }
 LATER: Final = _flat(_LATER)
+LATER_GROUPS: Final = {
+    "umbel.canvas": CANVAS,
+    "Signature.": CANVAS,
+    "GroupResult.": CANVAS,
+    "umbel.beat": BEAT,
+    "umbel.events": EVENTS,
+    "umbel.events.state": EVENTS,
+    "app.control.": CONTROL,
+    "app.control.inspect().": CONTROL,
+    "remote command": CONTROL,
+    "umbel.worker.control": CONTROL,
+    "umbel.worker.state": CONTROL,
+    "umbel.contrib.abortable": "tasks that can be aborted",
+    "umbel.contrib.django.task": "the Django integration",
+    "umbel.contrib.migrate": "moving messages between brokers",
+}
+"""Groups of which this version has nothing yet."""
 
+
+def _of_results() -> dict[str, str]:
+    return {name: ABSENT[name] for name in ("backend", "on_ready")}
+
+
+LOADER: Final = {
+    "--loader": "the app is found by -A, and its modules by the settings include and imports"
+}
+REFUSED_IN: Final = {"umbel", "umbel.contrib"}
+"""Packages whose refused names are modules, and so `REFUSED_GROUPS`."""
 REFUSED: Final = {
     key: why
     for key, why in _flat(
         {
             "App()": refusals.ARGUMENTS,
             "App.": refusals.NAMES,
-            "AsyncResult.": {"backend": ABSENT["backend"]},
-            "EagerResult.": {"backend": ABSENT["backend"]},
-            "ResultSet.": {"backend": ABSENT["backend"]},
-            "Task.": {**task.REFUSED, "start_strategy": TRACE},
+            "AsyncResult.": _of_results(),
+            "EagerResult.": _of_results(),
+            "ResultSet.": _of_results(),
+            "Task.": task.REFUSED,
             "apply_async": carried.REFUSED,
+            "umbel": {n: one.instead for n, one in COMMANDS.items() if not one.later} | LOADER,
             "app.conf.": refusals.CONF,
-            **refusals.MODULES,
+            **{m: names for m, names in refusals.MODULES.items() if m not in REFUSED_IN},
         }
     ).items()
     if key not in LATER
 }
+REFUSED_GROUPS: Final = {
+    "umbel.bootsteps": refusals.MODULES["umbel"]["bootsteps"],
+    "umbel.loaders": refusals.MODULES["umbel"]["loaders"],
+    "umbel.backends.base": refusals.MODULES["umbel"]["backends"],
+    "umbel.events.snapshot": "cameras: what they wrote down is in the store (App.history), and "
+    "`umbel result`, `queues` and `status` show it",
+    "umbel.contrib.rdb": refusals.MODULES["umbel.contrib"]["rdb"],
+}
+"""Modules that are refused whole."""
 WITHOUT_EFFECT: Final = _flat(
     {
         "apply_async": {
             name: f"The option {name}= has no effect: {why} (told once)"
             for name, why in carried.WITHOUT_EFFECT.items()
+        },
+        "umbel": {
+            "--skip-checks": "--skip-checks has no effect: Django's checks come with the Django "
+            "integration; none are made in this version"
         },
     }
 )

@@ -25,23 +25,14 @@ def make(**options: Any) -> App:
     return App("apps", broker="memory://apps", set_as_current=False, **options)
 
 
-@pytest.mark.parametrize("argument", refusals.ARGUMENTS)
-def test_arguments_that_replace_parts_are_refused_with_a_reason(argument: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=rf"App\(…\) takes no {argument}: .{{20}}"):
-        make(**{argument: "proj:Class"})
-    make(**{argument: None})
-
-
 @pytest.mark.parametrize("name", refusals.CLASSES)
 def test_classes_that_replace_parts_are_refused_with_a_reason(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=rf"Mine\.{name}: .{{20}}"):
         type("Mine", (App,), {name: "proj:Class"})
 
 
-@pytest.mark.parametrize("name", refusals.NAMES)
-def test_names_that_are_not_there_tell_what_is(name: str) -> None:
-    with pytest.raises(AttributeError, match=rf"An app has no '{name}': .{{15}}"):
-        getattr(make(), name)
+def test_an_argument_that_replaces_nothing_is_passed_over() -> None:
+    assert make(loader=None, log=None).main == "apps"
     with pytest.raises(AttributeError, match="no attribute 'wrker'"):
         _ = make().wrker  # type: ignore[attr-defined]
 
@@ -63,8 +54,10 @@ def test_a_subclass_names_tasks_and_chooses_their_class() -> None:
 
 def test_it_knows_how_it_was_made() -> None:
     before = State.current
-    app = make(namespace="CELERY", autofinalize=False)
-    assert (app.namespace, app.autofinalize, app.set_as_current) == ("CELERY", False, False)
+    app = App(main="own", namespace="CELERY", autofinalize=False, set_as_current=False)
+    assert (app.main, app.namespace, app.autofinalize) == ("own", "CELERY", False)
+    assert (app.set_as_current, app.strict_typing) == (False, True)
+    assert umbel.Celery is App
     assert State.current is before
     assert make(changes={"task_default_queue": "own"}).conf.task_default_queue == "own"
     made_current = App("current", broker="memory://apps")
@@ -211,7 +204,23 @@ def test_a_connection_tells_whether_the_broker_answers(tmp_path: Path) -> None:
 def test_a_closed_app_opens_its_store_again() -> None:
     with make() as app:
         app.send_task("x")
+        app.set_current()
+    assert app.opened is None
+    assert State.current is not app
     assert app.send_task("y").id
+
+
+startable = make()
+
+
+def test_it_starts_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        startable.start(["report"])
+    assert ended.value.code == 0
+    assert "memory://apps" in capfd.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        startable.start(["no-such-command"])
+    assert ended.value.code == 64
 
 
 def test_worker_main_wants_to_be_told() -> None:

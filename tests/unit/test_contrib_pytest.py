@@ -104,6 +104,9 @@ def test_the_session_has_a_worker(celery_session_app, celery_session_worker):
     assert doubled.delay(21).get(timeout=10) == 42
     assert current_app.main == celery_session_app.main
 
+def test_the_sessions_app_is_current(celery_session_app):
+    assert current_app.oid == celery_session_app.oid
+
 def test_the_log_is_at_info(celery_app, celery_worker):
     assert logging.getLogger("umbel").level == logging.INFO
 
@@ -149,8 +152,8 @@ def test_the_thirteen_fixtures_and_the_marker(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "included.py").write_text(INCLUDED)
     (tmp_path / "test_fixtures.py").write_text(TESTS)
-    assert "10 passed" in run(tmp_path)
-    assert "6 passed, 4 skipped" in run(tmp_path, NO_WORKER="1")
+    assert "11 passed" in run(tmp_path)
+    assert "7 passed, 4 skipped" in run(tmp_path, NO_WORKER="1")
 
 
 def test_the_app_trap(tmp_path: Path) -> None:

@@ -305,6 +305,30 @@ def test_an_eager_result_is_complete() -> None:
         result.get()
 
 
+def test_an_eager_result_knows_what_is_known_of_it() -> None:
+    result = echo.apply((1,), task_id="mine")
+    assert (result.id, result.task_id, str(result)) == ("mine", "mine", "mine")
+    assert result.app is app
+    assert isinstance(EagerResult("x", 1, "SUCCESS").app, App)
+    assert result.exists()
+    assert not result.ignored
+    assert not result.supports_native_join
+    assert result.as_list() == ["mine"]
+    assert result.as_tuple() == (("mine", None), None)
+    assert (result.parent, result.children) == (None, [])
+    assert [result.args, result.kwargs, result.worker, result.retries, result.queue] == [None] * 5
+    assert result.date_done is None
+    assert list(result.iterdeps()) == [(None, result)]
+    assert list(result.collect()) == [(result, ((1,), {}))]
+    assert result.maybe_throw() == result.maybe_reraise() == result.result
+    failed = fails.apply(("here",))
+    for throw in (failed.maybe_throw, failed.maybe_reraise, failed.get):
+        with pytest.raises(KeyError, match="here"):
+            throw()
+    with pytest.raises(EagerResult.TimeoutError):
+        failed.throw(result.TimeoutError("mine"))
+
+
 def test_a_task_of_no_app_here_is_told() -> None:
     other = App("other", broker="memory://eager")
     other.tasks[echo.name] = echo

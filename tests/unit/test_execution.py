@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextvars import ContextVar
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -324,6 +325,31 @@ def test_a_failure_that_is_not_acknowledged_becomes_a_dead_letter(
     umbel.run(propagate=False)
     assert result.state == states.FAILURE
     assert [letter.reason for letter in umbel.dead] == ["rejected"]
+
+
+def test_a_retry_goes_on_with_what_it_is_given(umbel: Harness) -> None:
+    @app.task(bind=True, max_retries=0, name="runs.again")
+    def again(self: Task[..., Any], a: int, b: int = 0) -> list[int]:
+        if self.request.retries < 2:
+            self.retry(
+                args=(a + 1,),
+                kwargs={"b": 9},
+                eta=umbel.now + timedelta(hours=1),
+                max_retries=5,
+            )
+        return [a, b]
+
+    result = again.delay(1, b=2)
+    due = umbel.now + timedelta(hours=1)
+    umbel.run()
+    (one,) = umbel.queued
+    assert (one.args, one.kwargs, one.retries) == ((2,), {"b": 9}, 1)
+    assert one.eta is not None
+    assert timedelta() <= one.eta - due < timedelta(seconds=20)
+    for _ in range(2):
+        umbel.advance(hours=1)
+        umbel.run()
+    assert result.result == [3, 9]
 
 
 def test_delays_double_up_to_the_longest() -> None:

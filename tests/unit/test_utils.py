@@ -24,16 +24,6 @@ from umbel.utils.log import (
     task_logger,
 )
 
-REFUSED = [(module, name) for module, names in refusals.MODULES.items() for name in names]
-
-
-@pytest.mark.parametrize(("module", "name"), REFUSED)
-def test_an_import_that_is_refused_says_what_to_use(module: str, name: str) -> None:
-    reason = refusals.MODULES[module][name]
-    with pytest.raises(ImportError) as refusal:
-        exec(f"from {module} import {name}", {})
-    assert str(refusal.value) == f"{module} has no {name!r}: {reason}."
-
 
 @pytest.mark.parametrize("module", refusals.MODULES)
 def test_a_name_that_celery_has_not_either_is_simply_unknown(module: str) -> None:

@@ -40,7 +40,7 @@ from umbel.signals import Signal
 
 if TYPE_CHECKING:
     from datetime import datetime, tzinfo
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     from umbel.app.connection import Connection
     from umbel.app.keywords import AppSettings
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from umbel.app.sending import Sender
     from umbel.engines.broker import HistoryEntry, Message
     from umbel.engines.results import ResultStore
-    from umbel.engines.state import Engine
+    from umbel.engines.state import Engine, HistoryFilter
     from umbel.engines.waiting import ResultWaiter
     from umbel.message.format import Format
     from umbel.result import AsyncResult, ResultSet
@@ -555,12 +555,7 @@ class App:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -843,22 +838,15 @@ class App:
 
         return ResultSet(results, app=self)
 
-    def history(
-        self,
-        *,
-        task: str | None = None,
-        id: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-    ) -> list[HistoryEntry]:
+    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """How attempts at tasks ended, newest first.
 
-        All of them, or those of a task's name, of a task's id, of a state (`umbel.states`, and
-        LOST for an attempt whose process died).
+        All of them, or those of a `task`'s name, of an `id`, of a `state` (`umbel.states`, and
+        LOST for an attempt whose process died); at most `limit`, by default 100.
         The store keeps them for `history_expires` seconds, `history_limit` of them at most, also
         for tasks whose results are ignored. `umbel result ID` shows those of one task.
         """
-        return self.engine.state.history(task=task, id=id, state=state, limit=limit)
+        return self.engine.state.history(**which)
 
     @property
     def waiter(self) -> ResultWaiter:

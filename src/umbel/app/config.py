@@ -199,8 +199,9 @@ class Configuration:
         known = KNOWN.get(name)
         if known is None or known.kind != "refused":
             return
-        if value is not None and value is not False and value != known.default:
-            raise ImproperlyConfigured(f"The setting {name} ({origin}) is refused: {known.reason}.")
+        if value is None or value == known.default or (value is False and not known.default):
+            return
+        raise ImproperlyConfigured(f"The setting {name} ({origin}) is refused: {known.reason}.")
 
     def _settle(self, name: str) -> None:
         """Make the strongest layer's value the one in force."""

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Self
 from umbel.exceptions import OperationalError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from umbel.app.app import App
 
 
@@ -29,12 +27,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def as_uri(self) -> str:

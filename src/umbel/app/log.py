@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from umbel import signals
+from umbel.app.refusals import refuse_names
 from umbel.app.request import current
 
 if TYPE_CHECKING:
@@ -344,3 +345,7 @@ def redirect(level: str) -> None:
     logger = logging.getLogger(REDIRECTED)
     sys.stdout = cast("TextIO", LoggingProxy(logger, level, sys.stdout))
     sys.stderr = cast("TextIO", LoggingProxy(logger, level, sys.stderr))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_names(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NoReturn
 
@@ -117,14 +117,24 @@ _FAKE = (
     "runs with umbel.run()"
 )
 
-MODULES: Final = MappingProxyType(
+MODULES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
+        "umbel": {
+            "backends": "results are kept by the engine that result_backend names by a URL",
+            "bootsteps": _BOOTSTEPS,
+            "loaders": _LOADER,
+        },
+        "umbel.contrib": {
+            "rdb": "put breakpoint() into a task and run it in a test, by umbel.run() of the "
+            "fixture umbel or by task.apply()",
+        },
         "umbel.app": {
             "AppPickler": "override __reduce_keys__ of App to add to what a pickled app is made "
             "from",
             "enable_trace": _TRACE_APP,
             "disable_trace": _TRACE_APP,
         },
+        "umbel.app.log": {"Logging": _LOG},
         "umbel.utils": {
             "chunks": "itertools.batched (Python 3.12) cuts an iterable into parts",
             "gen_task_name": "app.gen_task_name(name, module) names a task",

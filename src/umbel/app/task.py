@@ -28,13 +28,17 @@ else:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+_STRATEGY = (
+    "The worker decides what becomes of a message; connect to its signals "
+    "(umbel.signals.task_received, …) instead."
+)
 REFUSED: MappingProxyType[str, str] = MappingProxyType(
     {
         "backend": "Results lie where result_backend says, for all tasks of an app; "
         "make a second App for a second store.",
         "Request": "Override the task's handlers (on_failure, on_success, …) instead.",
-        "Strategy": "The worker decides what becomes of a message; connect to its signals "
-        "(umbel.signals.task_received, …) instead.",
+        "Strategy": _STRATEGY,
+        "start_strategy": _STRATEGY,
     }
 )
 """Options of Celery's tasks that name parts of its worker, and what takes their place."""

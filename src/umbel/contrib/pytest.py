@@ -7,7 +7,6 @@ with the fixture `umbel`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,31 +33,38 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@contextlib.contextmanager
-def _app(
+def _make_app(
     request: pytest.FixtureRequest,
-    config: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    *,
-    enable_logging: bool,
-    use_trap: bool,
+    celery_config: Mapping[str, Any],
+    celery_parameters: Mapping[str, Any],
+    celery_enable_logging: bool,
+    use_celery_app_trap: bool,
 ) -> Iterator[App]:
+    """Return an app: `celery_app` the test's own, `celery_session_app` the session's.
+
+    The session's is the current app.
+    """
     from umbel.contrib.testing.app import TestApp, setup_default_app
 
     mark = request.node.get_closest_marker("celery")
-    settings = {**config, **(mark.kwargs if mark else {})}
-    app = TestApp(config=settings, enable_logging=enable_logging, **parameters)
-    with setup_default_app(app, use_trap=use_trap):
+    settings = {**celery_config, **(mark.kwargs if mark else {})}
+    app = TestApp(config=settings, enable_logging=celery_enable_logging, **celery_parameters)
+    with setup_default_app(app, use_trap=use_celery_app_trap):
+        if request.scope == "session" and not use_celery_app_trap:
+            app.set_default()
+            app.set_current()
         yield app
 
 
-@contextlib.contextmanager
-def _worker(
+celery_app = pytest.fixture(name="celery_app")(_make_app)
+celery_session_app = pytest.fixture(scope="session", name="celery_session_app")(_make_app)
+
+
+def _run_worker(
     app: App,
     includes: Sequence[str],
     pool: str,
     parameters: Mapping[str, Any],
-    *,
     enable_logging: bool,
 ) -> Iterator[TestWorkController]:
     if NO_WORKER:
@@ -79,28 +85,6 @@ def use_celery_app_trap() -> bool:
 
 
 @pytest.fixture(scope="session")
-def celery_session_app(
-    request: pytest.FixtureRequest,
-    celery_config: Mapping[str, Any],
-    celery_parameters: Mapping[str, Any],
-    celery_enable_logging: bool,
-    use_celery_app_trap: bool,
-) -> Iterator[App]:
-    """Return an app for the session; it is the current one."""
-    with _app(
-        request,
-        celery_config,
-        celery_parameters,
-        enable_logging=celery_enable_logging,
-        use_trap=use_celery_app_trap,
-    ) as app:
-        if not use_celery_app_trap:
-            app.set_default()
-            app.set_current()
-        yield app
-
-
-@pytest.fixture(scope="session")
 def celery_session_worker(
     celery_session_app: App,
     celery_includes: Sequence[str],
@@ -112,14 +96,10 @@ def celery_session_worker(
     """Run a worker for the session."""
     for task in celery_class_tasks:
         celery_session_app.register_task(task)
-    with _worker(
-        celery_session_app,
-        celery_includes,
-        celery_worker_pool,
-        celery_worker_parameters,
-        enable_logging=celery_enable_logging,
-    ) as worker:
-        yield worker
+    yield from _run_worker(
+        celery_session_app, celery_includes, celery_worker_pool, celery_worker_parameters,
+        celery_enable_logging,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -158,25 +138,6 @@ def celery_worker_parameters() -> Mapping[str, Any]:
     return {}
 
 
-@pytest.fixture
-def celery_app(
-    request: pytest.FixtureRequest,
-    celery_config: Mapping[str, Any],
-    celery_parameters: Mapping[str, Any],
-    celery_enable_logging: bool,
-    use_celery_app_trap: bool,
-) -> Iterator[App]:
-    """Return an app for the test."""
-    with _app(
-        request,
-        celery_config,
-        celery_parameters,
-        enable_logging=celery_enable_logging,
-        use_trap=use_celery_app_trap,
-    ) as app:
-        yield app
-
-
 @pytest.fixture(scope="session")
 def celery_class_tasks() -> Sequence[Task[..., Any] | type[Task[..., Any]]]:
     """Override to give tasks written as classes, which the session's app gets."""
@@ -192,14 +153,10 @@ def celery_worker(
     celery_enable_logging: bool,
 ) -> Iterator[TestWorkController]:
     """Run a worker for the test."""
-    with _worker(
-        celery_app,
-        celery_includes,
-        celery_worker_pool,
-        celery_worker_parameters,
-        enable_logging=celery_enable_logging,
-    ) as worker:
-        yield worker
+    yield from _run_worker(
+        celery_app, celery_includes, celery_worker_pool, celery_worker_parameters,
+        celery_enable_logging,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import msgspec
 
@@ -65,6 +65,19 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """Unix time of its burial."""
     deliveries: int
     payload: bytes = b""
+
+
+class HistoryFilter(TypedDict, total=False):
+    """Which ended attempts are meant; None, and what is not given, is all of them."""
+
+    task: str | None
+    """Of a task's name."""
+    id: str | None
+    """Of a task's id."""
+    state: str | None
+    """Of a state (`umbel.states`), or LOST: the attempt's process died."""
+    limit: int
+    """No more than so many; by default 100."""
 
 
 class StateStore(Protocol):
@@ -136,15 +149,8 @@ class StateStore(Protocol):
         """Delete dead letters for good; how many were there."""
         ...
 
-    def history(
-        self,
-        *,
-        task: str | None = None,
-        id: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-    ) -> list[HistoryEntry]:
-        """Ended attempts, newest first: all, or those of a task's name, an id, a state."""
+    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
+        """Ended attempts, newest first."""
         ...
 
     def keep_house(

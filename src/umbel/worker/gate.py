@@ -22,6 +22,8 @@ logger: logging.Logger = logging.getLogger("umbel.worker")
 arrivals: logging.Logger = logging.getLogger("umbel.worker.strategy")
 """Celery's name for the logger of the line that people silence first."""
 
+REVOKED: Final = 1000
+"""Revoked ids that a worker may mirror without looking which of them have run out."""
 UNKNOWN_TRIES: Final = 6
 """How often a message with an unknown task is looked at before its time is up."""
 
@@ -53,6 +55,8 @@ class Gate:
         self._hard = app.conf.task_time_limit if hard is None else hard
         self._soft = app.conf.task_soft_time_limit if soft is None else soft
         self.revoked: set[str] = set()
+        """What the store holds, and at most as much again that has run out since."""
+        self._most_revoked = REVOKED
         self._told: set[str] = set()
         self._version = 0
         keys = app.conf.security_hmac_key
@@ -62,7 +66,12 @@ class Gate:
         """Mirror the set of revoked ids up to a version; whether there was anything new."""
         if version <= self._version:
             return False
-        self._version, ids = self._app.engine.state.revocations(self._version)
+        # Revocations run out, which only the store sees: after enough news it is read anew.
+        whole = len(self.revoked) >= self._most_revoked
+        self._version, ids = self._app.engine.state.revocations(0 if whole else self._version)
+        if whole:
+            self.revoked.clear()
+            self._most_revoked = max(REVOKED, 2 * len(ids))
         self.revoked.update(ids)
         return bool(ids)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heappop
 from itertools import islice
+from typing import Unpack
 
 import msgspec
 
 from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
 from umbel.engines.memory.store import Store
-from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
+from umbel.engines.state import DeadLetter, HistoryFilter, NameTaken, WorkerRecord
 
 
 class MemoryState:
@@ -154,22 +155,15 @@ class MemoryState:
         with self._store.lock:
             return sum(self._store.dead.pop(number, None) is not None for number in numbers)
 
-    def history(
-        self,
-        *,
-        task: str | None = None,
-        id: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-    ) -> list[HistoryEntry]:
+    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
+        limit = which.pop("limit", 100)
+        asked = [(field, value) for field, value in which.items() if value is not None]
         with self._store.lock:
             chosen = (
                 entry
                 for entry in reversed(self._store.history)
-                if task in {None, entry.task}
-                and id in {None, entry.id}
-                and state in {None, entry.state}
+                if all(getattr(entry, field) == value for field, value in asked)
             )
             return list(islice(chosen, limit))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Unpack
 
 import msgspec
 
@@ -14,7 +15,7 @@ from umbel.engines.sqlite.checkpoint import Checkpointer
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.results import put_results
 from umbel.engines.sqlite.wake import Bell
-from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
+from umbel.engines.state import DeadLetter, HistoryFilter, NameTaken, WorkerRecord
 
 CLAIMS = """
 SELECT number, worker, attempt, queue, payload, priority, deliveries, suspect, unknown_since, early
@@ -23,8 +24,9 @@ FROM message WHERE worker = ? ORDER BY number LIMIT ?
 DEAD = "SELECT number, id, task, queue, reason, detail, at, deliveries"
 HISTORY = """
 SELECT id, task, queue, state, at, runtime, worker, retries, error FROM history
-WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR state = ?3)
-ORDER BY number DESC LIMIT ?4
+WHERE (:task IS NULL OR task = :task) AND (:id IS NULL OR id = :id)
+AND (:state IS NULL OR state = :state)
+ORDER BY number DESC LIMIT :limit
 """
 REPLAY = """
 INSERT INTO message (tag, queue, priority, published, payload)
@@ -189,18 +191,10 @@ class SqliteState:
                 ).rowcount
         return done
 
-    def history(
-        self,
-        *,
-        task: str | None = None,
-        id: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-    ) -> list[HistoryEntry]:
+    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
-        rows = self._database.read(
-            lambda c: c.execute(HISTORY, (task, id, state, limit)).fetchall()
-        )
+        asked = {"task": None, "id": None, "state": None, "limit": 100, **which}
+        rows = self._database.read(lambda c: c.execute(HISTORY, asked).fetchall())
         return [HistoryEntry(*row) for row in rows]
 
     def keep_house(

@@ -1,0 +1,62 @@
+"""What a worker decides of a message before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from umbel import App, clock
+from umbel.engines.broker import StoredResult
+from umbel.worker import gate as gate_module
+from umbel.worker.gate import Gate
+from umbel.worker.settle import Settler
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest) -> Iterator[App]:
+    app = App("gate", broker=f"memory://{request.node.name}", set_as_current=False)
+    yield app
+    clock.shift(0)
+
+
+def test_revocations_that_have_run_out_are_forgotten(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "REVOKED", 20)
+    gate = Gate(app, Settler(app, "w1@here"), None, None)
+    state = app.engine.state
+    most, held = 0, list[str]()
+    for hour in range(50):
+        clock.shift(hour * 3600)
+        ids = [f"{hour}-{n}" for n in range(10)]
+        state.revoke([StoredResult(id, "REVOKED", b"{}") for id in ids], until=clock.time() + 7000)
+        version, held = state.revocations(0)
+        assert gate.learn_revocations(version)
+        assert not gate.learn_revocations(version)
+        assert set(held) <= gate.revoked
+        most = max(most, len(gate.revoked))
+    assert len(held) == 20
+    assert most <= 20 + 2 * len(held)
+
+
+def test_many_that_are_in_force_are_not_read_again_each_time(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "REVOKED", 2)
+    gate = Gate(app, Settler(app, "w1@here"), None, None)
+    state = app.engine.state
+    told, ask = 0, state.revocations
+
+    def count(after: int) -> tuple[int, list[str]]:
+        nonlocal told
+        version, ids = ask(after)
+        told += len(ids)
+        return version, ids
+
+    monkeypatch.setattr(state, "revocations", count)
+    for n in range(500):
+        state.revoke([StoredResult(str(n), "REVOKED", b"{}")], until=clock.time() + 3600)
+        gate.learn_revocations(ask(0)[0])
+    assert len(gate.revoked) == 500
+    assert told < 5 * 500
