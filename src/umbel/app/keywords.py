@@ -66,6 +66,8 @@ class AppSettings(TypedDict, total=False):
     result_accept_content: Collection[str] | None
     result_compression: str | None
     security_hmac_key: str | bytes | Sequence[str | bytes] | None
+    security_ed25519_key: str | None
+    security_ed25519_trusted: Collection[str]
     security_key: str | None
     security_key_password: str | bytes | None
     security_certificate: str | None

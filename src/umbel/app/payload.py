@@ -72,11 +72,17 @@ def write_body(
 
 def seal(settings: Settings, payload: bytes, queue: str) -> bytes:
     """The payload, signed for its queue if messages are signed."""
-    if settings.security_hmac_key is not None:
-        from umbel.message.signing import sign
+    if (
+        settings.security_hmac_key is None
+        and settings.security_ed25519_key is None
+        and not settings.security_ed25519_trusted
+    ):
+        return payload
+    from umbel.app.security import signer_of
+    from umbel.message.signing import sign
 
-        return sign(payload, queue, settings.security_hmac_key)
-    return payload
+    signer = signer_of(settings)
+    return payload if signer is None else sign(payload, queue, signer)
 
 
 def refuse_argument(name: str, error: EncodeError) -> EncodeError:

@@ -1,10 +1,11 @@
-"""Setting up the serializer `auth` from files, as the settings or the caller name them."""
+"""What messages are signed with, from files and secrets that the settings or the caller name."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app.app import App
+    from umbel.app.settings import Settings
+    from umbel.message.signing import Signer
 
 
 def setup_security(
@@ -53,6 +56,53 @@ def setup_security(
             serializer,
             allowed_serializers or (),
         )
+    )
+
+
+def signer_of(conf: Settings) -> Signer | None:
+    """What signs and verifies an app's messages; None if they are not signed.
+
+    `ImproperlyConfigured` for settings that do not go together, `SecurityError` for a bad key.
+    """
+    shared = conf.security_hmac_key
+    if shared is not None and not isinstance(shared, (str, bytes)):
+        shared = tuple(shared)
+    return _make_signer(
+        shared,
+        conf.security_ed25519_key,
+        conf.security_key_password,
+        tuple(conf.security_ed25519_trusted),
+    )
+
+
+@lru_cache(maxsize=16)
+def _make_signer(
+    shared: str | bytes | tuple[str | bytes, ...] | None,
+    key: str | None,
+    password: str | bytes | None,
+    trusted: tuple[str, ...],
+) -> Signer | None:
+    if shared is None and key is None and not trusted:
+        return None
+    from umbel.message.signing import KeyPair, SharedKey
+
+    if shared is not None:
+        if key is not None or trusted:
+            raise ImproperlyConfigured(
+                "Messages are signed with security_hmac_key, a secret that all share, or with "
+                "security_ed25519_key, a key of each's own: set one of them."
+            )
+        return SharedKey(shared)
+    if key is None:
+        raise ImproperlyConfigured(
+            "security_ed25519_trusted names those whose messages are run; to send messages, and a "
+            "worker's retries, security_ed25519_key is needed too: openssl genpkey -algorithm "
+            "ed25519 -out key.pem"
+        )
+    return KeyPair(
+        _read("security_ed25519_key", key),
+        password.encode("utf-8") if isinstance(password, str) else password,
+        [_read("security_ed25519_trusted", path) for path in trusted],
     )
 
 

@@ -191,10 +191,17 @@ class Settings(Configuration, IdleSettings):
     """A secret of 32 bytes or more that all producers and workers share. Messages are signed with
     it, headers, queue and expiry included; one that is not becomes a dead letter. Of several keys
     the first signs and each is accepted, so keys can be changed one after the other."""
+    security_ed25519_key: str | None = None
+    """Path of a private key (PEM, Ed25519) of this process's own. Messages are signed with it, as
+    with `security_hmac_key`; one that is signed by neither it nor by one of
+    `security_ed25519_trusted` becomes a dead letter. A worker signs the retries of what it runs."""
+    security_ed25519_trusted: Collection[str] = ()
+    """Paths of the public keys (PEM) of those whose messages a worker runs besides its own: the
+    producers', and for their retries the other workers'."""
     security_key: str | None = None
     """Path of the private key (PEM) that the serializer auth signs with."""
     security_key_password: str | bytes | None = None
-    """What `security_key` is encrypted with."""
+    """What `security_key` or `security_ed25519_key` is encrypted with."""
     security_certificate: str | None = None
     """Path of the certificate (PEM) that belongs to `security_key`."""
     security_cert_store: str | None = None

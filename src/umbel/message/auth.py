@@ -21,12 +21,13 @@ CONTENT_TYPE: Final = "application/data"
 SEPARATOR: Final = b"\x00\x01"
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """A module of cryptography; `ImproperlyConfigured` says what to install."""
     try:
         return importlib.import_module(f"cryptography.{name}")
     except ImportError as error:
         raise ImproperlyConfigured(
-            'The serializer auth needs a library: pip install "umbel[auth]"'
+            'Keys and certificates need a library: pip install "umbel[auth]"'
         ) from error
 
 
@@ -34,7 +35,7 @@ class Certificate:
     """An X.509 certificate with an RSA or elliptic curve key. `SecurityError` for any other."""
 
     def __init__(self, pem: bytes) -> None:
-        x509 = _library("x509")
+        x509 = library("x509")
         try:
             self._certificate = x509.load_pem_x509_certificate(pem)
             self.key: Any = self._certificate.public_key()
@@ -71,12 +72,13 @@ class Auth:
         serializer: str = "json",
         allowed: Iterable[str] = (),
     ) -> None:
-        hashes = _library("hazmat.primitives.hashes")
+        hashes = library("hazmat.primitives.hashes")
         kind = getattr(hashes, digest.upper(), None)
         if not isinstance(kind, type) or not issubclass(kind, hashes.HashAlgorithm):
             raise ImproperlyConfigured(f"security_digest: there is no digest {digest!r}")
         self._digest = kind()
-        self._key = _load_key(key, password)
+        self._key = load_key(key, password)
+        _check_kind(self._key, "PrivateKey", "keys")
         self._own = Certificate(certificate)
         self._serializer = serializer
         self._accept = content.content_types({"json", serializer, *allowed})
@@ -103,7 +105,7 @@ class Auth:
 
     def deserialize(self, data: bytes) -> Any:
         """Verify and read. `SecurityError` before anything is decoded if it is not as signed."""
-        exceptions = _library("exceptions")
+        exceptions = library("exceptions")
         try:
             fields = binascii.a2b_base64(data).split(SEPARATOR, maxsplit=4)
             signer, signature = (binascii.a2b_base64(field) for field in fields[:2])
@@ -125,8 +127,8 @@ class Auth:
         """How a key of that kind signs: RSA-PSS as Celery does, or ECDSA."""
         asymmetric = "hazmat.primitives.asymmetric"
         if hasattr(key, "curve"):
-            return (_library(f"{asymmetric}.ec").ECDSA(self._digest),)
-        padding = _library(f"{asymmetric}.padding")
+            return (library(f"{asymmetric}.ec").ECDSA(self._digest),)
+        padding = library(f"{asymmetric}.padding")
         mask = padding.MGF1(self._digest)
         return padding.PSS(mgf=mask, salt_length=padding.PSS.MAX_LENGTH), self._digest
 
@@ -136,18 +138,17 @@ def register(auth: Auth) -> None:
     content.register(NAME, auth.serialize, auth.deserialize, CONTENT_TYPE, "utf-8")
 
 
-def _load_key(pem: bytes, password: bytes | None) -> Any:
-    serialization = _library("hazmat.primitives.serialization")
+def load_key(pem: bytes, password: bytes | None) -> Any:
+    """A private key of any kind, from PEM. `SecurityError` if it is none."""
+    serialization = library("hazmat.primitives.serialization")
     try:
-        key = serialization.load_pem_private_key(pem, password=password)
+        return serialization.load_pem_private_key(pem, password=password)
     except (ValueError, TypeError) as error:
         raise SecurityError(f"Invalid private key: {error}") from error
-    _check_kind(key, "PrivateKey", "keys")
-    return key
 
 
 def _check_kind(key: Any, suffix: str, what: str) -> None:
-    rsa, ec = (_library(f"hazmat.primitives.asymmetric.{name}") for name in ("rsa", "ec"))
+    rsa, ec = (library(f"hazmat.primitives.asymmetric.{name}") for name in ("rsa", "ec"))
     kinds = (getattr(rsa, f"RSA{suffix}"), getattr(ec, f"EllipticCurve{suffix}"))
     if not isinstance(key, kinds):
         raise SecurityError(f"Only RSA and elliptic curve {what} can sign messages.")

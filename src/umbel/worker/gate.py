@@ -10,10 +10,11 @@ import msgspec
 from umbel import clock
 from umbel.app import App
 from umbel.app.outcome import Outcome
+from umbel.app.security import signer_of
 from umbel.engines.broker import Delivery, Settlement
 from umbel.exceptions import DecodeError, NotRegistered, SecurityError
 from umbel.message import task as task_message
-from umbel.message.signing import read_keys, verify
+from umbel.message.signing import verify
 from umbel.message.task import Headers
 from umbel.worker.notices import tell_received, tell_rejected, tell_revoked, tell_unknown
 from umbel.worker.settle import Settler
@@ -59,8 +60,7 @@ class Gate:
         self._most_revoked = REVOKED
         self._told: set[str] = set()
         self._version = 0
-        keys = app.conf.security_hmac_key
-        self._keys = None if keys is None else read_keys(keys)
+        self._signer = signer_of(app.conf)
 
     def learn_revocations(self, version: int) -> bool:
         """Mirror the set of revoked ids up to a version; whether there was anything new."""
@@ -83,9 +83,9 @@ class Gate:
         except DecodeError as error:
             tell_rejected(delivery, self._node, error)
             return self._settler.undecodable(delivery, str(error))
-        if self._keys is not None:
+        if self._signer is not None:
             try:
-                verify(delivery.payload, delivery.queue, self._keys)
+                verify(delivery.payload, delivery.queue, self._signer)
             except SecurityError as error:
                 tell_rejected(delivery, self._node, error)
                 return self._settler.untrusted(delivery, headers, str(error))

@@ -10,6 +10,7 @@ import msgspec
 from umbel import clock, states
 from umbel.app import App
 from umbel.app.outcome import Outcome
+from umbel.app.payload import seal
 from umbel.app.steps import acks_on
 from umbel.engines.broker import (
     Acknowledge,
@@ -31,7 +32,6 @@ from umbel.exceptions import (
 from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.result import Extended
-from umbel.message.signing import sign
 from umbel.message.task import Headers
 from umbel.result.expiry import expiry
 from umbel.worker.notices import Notices
@@ -69,8 +69,7 @@ class Settler:
         follow_ups: tuple[Message, ...] = ()
         if outcome.follow_up is not None:
             tag, due, payload = outcome.follow_up
-            if self._conf.security_hmac_key is not None:
-                payload = sign(payload, delivery.queue, self._conf.security_hmac_key)
+            payload = seal(self._conf, payload, delivery.queue)
             follow_ups = (
                 Message(tag, headers.id, delivery.queue, payload, delivery.priority, due),
             )
