@@ -87,11 +87,12 @@ def judges() -> list[Judge]:
     found: list[Judge] = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if "surface" not in path.parts and path.name not in APART:
-            found += _judges_of(ast.parse(path.read_text()), str(path.relative_to(ROOT)))
+            found += read(ast.parse(path.read_text()), str(path.relative_to(ROOT)))
     return found
 
 
-def _judges_of(module: ast.Module, file: str) -> Iterator[Judge]:
+def read(module: ast.Module, file: str) -> Iterator[Judge]:
+    """The judges in a module of tests."""
     scope = dict(_bindings(module))
     for node in module.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _is_test(node):

@@ -62,6 +62,7 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "test_it_knows_how_it_was_made": "umbel (module): Celery; umbel.app: Celery; "
         "App(): set_as_current",
         "test_its_time_is_in_its_zone": "App.: timezone",
+        "test_it_starts_the_command_line": "App.: start worker_main",
     },
     "unit/test_cli_parts.py": {
         "test_version_and_unknown_commands": "umbel: --version",
@@ -85,6 +86,8 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "test_what_a_result_tells_in_each_state": "App.: AsyncResult; AsyncResult.: ready result "
         "state status successful",
         "test_a_set_looks_once_for_all": "App.: ResultSet",
+        "test_an_id_that_was_revoked": "AsyncResult.: revoke",
+        "test_exists_tells_an_unknown_id_from_one_that_waits": "AsyncResult.: forget",
         "test_get_returns_the_value_or_raises_the_error": "AsyncResult.: get wait",
         "test_members_come_and_go": "ResultSet.: add clear",
         "test_a_set_gives_its_values_in_order": "ResultSet.: get",
@@ -92,7 +95,8 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
     },
     "unit/test_results_kept.py": {
         "test_results_expire_without_a_janitor": "setting: result_expires",
-        "test_extended_results_tell_of_the_call": "AsyncResult.: args name",
+        "test_extended_results_tell_of_the_call": "AsyncResult.: args name; setting: "
+        "result_extended",
         "test_a_retry_tells_when_it_comes": "retry: throw eta countdown",
     },
     "unit/test_routing.py": {
@@ -104,6 +108,10 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "test_options_become_headers": "apply_async: shadow headers group_index retries "
         "stamped_headers",
     },
+    "unit/test_schedules.py": {
+        "test_what_a_field_names": "umbel.schedules: crontab",
+        "test_intervals_are_values": "umbel.schedules: schedule",
+    },
     "unit/test_settings.py": {
         "test_where_results_are_kept": "setting: result_backend",
         "test_conf_is_a_mapping_too": "App(): broker; app.conf.: table",
@@ -112,6 +120,8 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
     },
     "unit/test_settings_at_work.py": {
         "test_results_in_other_content_are_not_read": "setting: result_accept_content",
+        "test_calls_that_say_nothing_are_as_urgent_as_the_default": "setting: "
+        "task_default_priority",
         "test_messages_say_how_they_are_to_be_kept": "setting: task_default_delivery_mode",
         "test_a_failure_is_kept_as_a_dead_letter": "Task.: acks_on_failure_or_timeout",
         "test_failures_and_starts_of_all_tasks_are_stored": "setting: "

@@ -221,6 +221,10 @@ def test_it_starts_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         startable.start(["no-such-command"])
     assert ended.value.code == 64
+    with pytest.raises(SystemExit) as ended:
+        startable.worker_main(["worker", "--concurrency", "none"])
+    assert ended.value.code == 64
+    assert "concurrency" in capfd.readouterr().err
 
 
 def test_worker_main_wants_to_be_told() -> None:

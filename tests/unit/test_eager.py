@@ -1,6 +1,7 @@
 """Eager calls: `apply` and `task_always_eager` run a task where it is sent."""
 
 import asyncio
+import copy
 import pickle
 import threading
 from collections.abc import Iterator
@@ -294,8 +295,8 @@ def test_an_eager_result_is_complete() -> None:
     result.then(heard.append)
     assert heard == [result]
     assert repr(result) == "<EagerResult: mine>"
-    copy = pickle.loads(pickle.dumps(result))
-    assert (copy, copy.get(), copy.name) == (result, ((1,), {}), echo.name)
+    again = pickle.loads(pickle.dumps(result))
+    assert (again, again.get(), again.name) == (result, ((1,), {}), echo.name)
     assert result.wait(timeout=1) == result.get()
     result.forget()
     assert result.successful()
@@ -308,8 +309,10 @@ def test_an_eager_result_is_complete() -> None:
 def test_an_eager_result_knows_what_is_known_of_it() -> None:
     result = echo.apply((1,), task_id="mine")
     assert (result.id, result.task_id, str(result)) == ("mine", "mine", "mine")
-    assert result.app is app
-    assert isinstance(EagerResult("x", 1, "SUCCESS").app, App)
+    current = App("current", broker="memory://eager")
+    assert (result.app, EagerResult("x", 1, "SUCCESS").app) == (app, current)
+    assert copy.copy(result).app is app
+    app.set_current()
     assert result.exists()
     assert not result.ignored
     assert not result.supports_native_join

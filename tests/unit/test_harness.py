@@ -15,7 +15,7 @@ import pytest
 from umbel import App, Task, clock, exceptions, shared_task
 from umbel.app.current import State
 from umbel.app.publish import build_message
-from umbel.exceptions import EncodeError, NotRegistered, UmbelError
+from umbel.exceptions import EncodeError, ImproperlyConfigured, NotRegistered, UmbelError
 from umbel.testing import Harness
 
 app = App("shop")
@@ -266,6 +266,16 @@ def test_several_apps_with_stores_of_their_own_and_shared(umbel: Harness) -> Non
     add.delay(1, 2)
     assert sorted(one.get() for one in umbel.run()) == [3, 8, 15]
     assert "secret" not in producer.engine.name
+
+
+def test_an_app_that_cannot_be_configured_is_none_of_a_tests_business(umbel: Harness) -> None:
+    broken = App("broken", config_source="no_such_module", set_as_current=False)
+    app = App("whole")
+    result = app.task(lambda: 3).delay()
+    umbel.run()
+    assert result.result == 3
+    with pytest.raises(ImproperlyConfigured):
+        broken.conf.read()
 
 
 def test_shared_tasks_go_where_the_current_app_sends(umbel: Harness) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from umbel import App
+from umbel import App, clock
 from umbel.app.publish import build_message
 from umbel.app.settings import Settings
 from umbel.exceptions import EncodeError, ImproperlyConfigured
@@ -25,7 +25,7 @@ def bound(self: Any, x: int) -> int:
     return x
 
 
-@app.task(queue="slow", priority=7, ignore_result=True, time_limit=5, soft_time_limit=4)
+@app.task(queue="slow", priority=7, ignore_result=True, time_limit=5, soft_time_limit=4, expires=60)
 def tuned() -> None: ...
 
 
@@ -170,6 +170,9 @@ def test_the_tasks_own_options_apply() -> None:
     found = task_message.decode_headers(waiting.payload)
     assert found.ignore_result is True
     assert list(found.timelimit or ()) == [5, 4]
+    expires = task_message.parse_time(found.expires)
+    assert expires is not None
+    assert 50 < expires - clock.time() <= 60
     tuned.apply_async(queue="fast", priority=1, ignore_result=False, time_limit=9)
     (other,) = app.engine.broker.browse("fast")
     found = task_message.decode_headers(other.payload)

@@ -84,6 +84,17 @@ def test_results_in_other_content_are_not_read(umbel: Harness) -> None:
         assert wide.AsyncResult(result.id).get(timeout=1) == 42
 
 
+def test_calls_that_say_nothing_are_as_urgent_as_the_default(umbel: Harness) -> None:
+    app = App("at work", task_default_priority=7)
+    plain = app.task(name="plain")(lambda: None)
+    own = app.task(name="own", priority=2)(lambda: None)
+    for send in (plain.delay, own.delay, lambda: plain.apply_async(priority=4)):
+        send()
+    assert [(one.name, one.priority) for one in umbel.queued] == [
+        ("plain", 7), ("own", 2), ("plain", 4),
+    ]  # fmt: skip
+
+
 def test_queues_that_say_nothing_get_the_defaults() -> None:
     app = App(
         "at work",
