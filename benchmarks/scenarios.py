@@ -82,6 +82,13 @@ def enqueue(bench: Bench, peer: Peer) -> Sample:
         return {"rate": answer["sent"] / answer["seconds"]}
 
 
+def bulk(bench: Bench, peer: Peer) -> Sample:
+    with bench.trial(peer, "bulk", bench.tasks) as trial:
+        answer = trial.produce("bulk", trial.record.size, seconds=STALL + trial.record.size / 200)
+        trial.drain()
+        return {"rate": answer["sent"] / answer["seconds"]}
+
+
 def share(task: str, parts: int) -> Callable[[Bench, Sequence[Peer]], Iterator[Outcome]]:
     """A round in which plain loops do the same work before and after each peer, as the whole."""
 
@@ -262,6 +269,7 @@ SCENARIOS = (
         share("mixed", 10),
     ),
     Scenario("enqueue", "`delay()` one at a time", (RATE,), each(enqueue)),
+    Scenario("bulk", "many tasks in one call: `apply_many`, `group`", (RATE,), each(bulk)),
     Scenario(
         "roundtrip",
         "enqueue → result, 200 calls to a worker after a silence, and what that silence cost",

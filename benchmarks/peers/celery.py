@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.peer import Peer
+from benchmarks.peer import EVERYTHING, Peer
 
 APPLICATION = """\
 from celery import Celery
@@ -44,6 +44,7 @@ STOCK = Peer(
     tasks="on_celery",
     worker=worker,
     application=APPLICATION,
+    scenarios=EVERYTHING | {"bulk"},
 )
 
 TUNED = replace(
@@ -51,5 +52,5 @@ TUNED = replace(
     name="celery tuned",
     worker=tuned_worker,
     variables=(("BENCH_CELERY_TUNED", "1"),),
-    scenarios=STOCK.scenarios - {"imports", "enqueue"},
+    scenarios=STOCK.scenarios - {"imports", "enqueue", "bulk"},
 )

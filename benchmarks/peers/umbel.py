@@ -37,5 +37,5 @@ SQLITE = Peer(
     worker=worker,
     application=APPLICATION,
     redis=False,
-    scenarios=EVERYTHING | {"etas"},
+    scenarios=EVERYTHING | {"bulk", "etas"},
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import record
-from celery import Celery
+from celery import Celery, group
 
 app = Celery("benchmark", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
 
@@ -46,6 +46,11 @@ SEND: dict[str, Callable[[int], Any]] = {
     "mixed": mixed.delay,
     "busy": busy.delay,
 }
+
+
+def send_many(first: int, count: int) -> list[Any]:
+    calls = group(noop.s(index) for index in range(first, first + count))
+    return list(calls.apply_async().results)
 
 
 def wait(handle: Any, timeout: float) -> object:

@@ -43,6 +43,10 @@ SEND: dict[str, Callable[[int], Any]] = {
 }
 
 
+def send_many(first: int, count: int) -> list[Any]:
+    return noop.apply_many([(index,) for index in range(first, first + count)])
+
+
 def wait(handle: Any, timeout: float) -> object:
     return handle.get(timeout=timeout)
 

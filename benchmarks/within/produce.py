@@ -1,6 +1,7 @@
 """The producer of the benchmark: one process in the peer's own environment, one JSON line out.
 
 python produce.py MODULE fill TASK FIRST COUNT      queue COUNT tasks, one at a time
+python produce.py MODULE bulk COUNT                 queue COUNT no-op tasks in one call
 python produce.py MODULE results                    fetch a sample of the results of `fill`
 python produce.py MODULE roundtrip FIRST COUNT      COUNT tasks, each sent when the last is back
 python produce.py MODULE etas START SECONDS PER_SECOND BURST
@@ -29,6 +30,14 @@ def fill(peer: Any, task: str, first: int, count: int) -> dict[str, object]:
     with open(HANDLES, "w") as file:
         json.dump([(index, peer.identity(handle)) for index, handle in handles], file)
     return {"seconds": seconds, "sent": count - 1}
+
+
+def bulk(peer: Any, count: int) -> dict[str, object]:
+    peer.send_many(0, 1)  # opens the connection; not timed
+    start = time.perf_counter()
+    handles = peer.send_many(1, count - 1)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "sent": len(handles)}
 
 
 def results(peer: Any) -> dict[str, object]:
@@ -66,6 +75,8 @@ def main(module: str, command: str, *rest: str) -> None:
     peer = importlib.import_module(module)
     if command == "fill":
         answer = fill(peer, rest[0], int(rest[1]), int(rest[2]))
+    elif command == "bulk":
+        answer = bulk(peer, int(rest[0]))
     elif command == "results":
         answer = results(peer)
     elif command == "roundtrip":

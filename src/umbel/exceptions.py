@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
     import click
+
+    from umbel.result import AsyncResult
 
     class CeleryCommandException(click.ClickException):
         """An error of a command of your own that ends with an exit code of its choice."""
@@ -36,6 +38,18 @@ class OperationalError(UmbelError):
 
     Kombu's name (`kombu.exceptions.OperationalError`). URLs in the message are masked.
     """
+
+
+class PartlySentError(OperationalError):
+    """`apply_many` could not store all its messages: those of `results` are queued."""
+
+    def __init__(self, message: str, results: list[AsyncResult[Any]]) -> None:
+        super().__init__(message)
+        self.results = results
+        """The results of what is queued: of the first items, in their order."""
+
+    def __reduce__(self) -> tuple[type[PartlySentError], tuple[str, list[AsyncResult[Any]]]]:
+        return type(self), (str(self), self.results)
 
 
 class StoreFull(OperationalError):  # noqa: N818

@@ -115,7 +115,7 @@ def test_args_and_kwargs_of_other_types_are_refused() -> None:
     for args, kwargs in [(5, None), ("xy", None), ((1,), [2])]:
         with pytest.raises(TypeError, match="Nothing was queued"):
             app.send_task("some.task", args, kwargs)  # type: ignore[arg-type]
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="args must be a tuple or list and kwargs a dict"):
             add.apply_async(args, kwargs)  # type: ignore[arg-type]
 
 

@@ -750,15 +750,15 @@ class App:
         from umbel.result import AsyncResult
 
         if type(message) is not Message:
-            from umbel.app.parcel import publish
+            from umbel.app.batch import publish
 
-            return publish(self, message, ignored=ignored)
+            return publish(self, (message,), ignored=ignored)[0]
         timeout = self.conf.task_publish_timeout
         end = monotonic() + timeout
         try:
             self.engine.broker.publish((message,), timeout=timeout)
         except OperationalError as error:
-            from umbel.app.parcel import try_again
+            from umbel.app.batch import try_again
 
             try_again(self, (message,), {}, end, error)
         result: Result[Any] = AsyncResult(
@@ -772,9 +772,9 @@ class App:
 
     async def apublish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:
         """`publish` for coroutines; concurrent calls travel in one batch."""
-        from umbel.app.parcel import apublish
+        from umbel.app.batch import apublish
 
-        return await apublish(self, message, ignored=ignored)
+        return (await apublish(self, (message,), ignored=ignored))[0]
 
     @property
     def sender(self) -> Sender:

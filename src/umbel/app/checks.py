@@ -11,25 +11,21 @@ from umbel.engines.broker import MAX_PRIORITY
 NOTHING_SENT = "Nothing was queued."
 
 
-def check_call(
-    name: str,
-    args: object,
-    kwargs: object,
-    task_id: object,
-    queue: object,
-    priority: object,
-) -> None:
+def check_call(name: str, task_id: object, queue: object, priority: object) -> None:
     """`TypeError` or `ValueError` for an option that no worker could make sense of."""
-    if not isinstance(args, (tuple, list)) or not isinstance(kwargs, dict):
-        raise TypeError(
-            f"{name}: args must be a tuple or list and kwargs a dict; got "
-            f"{type(args).__name__} and {type(kwargs).__name__}. {NOTHING_SENT}"
-        )
     if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         check_priority(name, priority)
     for option, value in (("task_id", task_id), ("queue", queue)):
         if value is not None and (not isinstance(value, str) or not value):
             raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
+
+
+def refuse_call(name: str, args: object, kwargs: object) -> TypeError:
+    """What to raise where arguments are no tuple or list, or keywords no dict."""
+    return TypeError(
+        f"{name}: args must be a tuple or list and kwargs a dict; got "
+        f"{type(args).__name__} and {type(kwargs).__name__}. {NOTHING_SENT}"
+    )
 
 
 def check_priority(name: str, priority: object) -> None:

@@ -113,14 +113,12 @@ class RetryOptions(TypedDict, total=False):
     stamps: Mapping[str, Any] | None
 
 
-class SendOptions(RetryOptions, total=False):
-    """Keywords of `Task.apply_async`, `Task.aapply_async` and `App.send_task`.
+class ManyOptions(RetryOptions, total=False):
+    """Keywords of `Task.apply_many` and `Task.aapply_many`.
 
     None takes the task's own default away (`time_limit`, `expires`, `priority`, `queue`, …).
     """
 
-    task_id: str | None
-    """The task's id; default: a new UUID."""
     countdown: float | None
     """Seconds from now before which it does not run; wins over `eta`."""
     eta: Moment | None
@@ -170,6 +168,13 @@ class SendOptions(RetryOptions, total=False):
     timestamp: float | None
     MessageGroupId: str | None
     MessageDeduplicationId: str | None
+
+
+class SendOptions(ManyOptions, total=False):
+    """Keywords of `Task.apply_async`, `Task.aapply_async` and `App.send_task`: one more."""
+
+    task_id: str | None
+    """The task's id; default: a new UUID."""
 
 
 class TaskOptions(TypedDict, total=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_hex
@@ -15,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from umbel import clock
 from umbel.app import request
-from umbel.app.checks import check_call, check_limits, check_time
+from umbel.app.checks import check_call, check_limits, check_time, refuse_call
 from umbel.app.options import Moment
 from umbel.app.payload import refuse_argument, write_payload
 from umbel.engines.broker import Message
@@ -94,6 +95,9 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     `TypeError` one that does not fit.
     """
     args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
+    # Not every caller is typed.
+    if not (isinstance(args, (tuple, list)) and isinstance(kwargs, dict)):  # type: ignore[redundant-expr]
+        raise refuse_call(name, args, kwargs)
     known: Any = UNKNOWN if task is None else task
     if task is not None and not by_name:
         task.check_arguments(args, kwargs)
@@ -115,17 +119,14 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         queue = settings.task_default_queue
     if priority is None:
         priority = settings.task_default_priority or 0
-    check_call(name, args, kwargs, task_id, queue, priority)
+    check_call(name, task_id, queue, priority)
     id = task_id or new_id()
     tag = f"{id}:{token_hex(4)}"
     parent = request.current.get()
     shown_args, shown_kwargs, levels = tuple(args), kwargs, settings.task_repr_maxlevels
     places: list[str | int] | UnsetType = UNSET
     if task is not None and task.secret:
-        from umbel.app.redaction import secret_places
-
-        places = secret_places(task, len(args))
-        shown_args, shown_kwargs = task_message.hide(places, args, kwargs)
+        places, shown_args, shown_kwargs = hide_secrets(task, args, kwargs)
     headers = Headers(
         name,
         id,
@@ -160,6 +161,16 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         raise refuse_argument(name, error) from None
     payload = write_payload(settings, headers, properties, body, data, serializer, compression)
     return Message(tag, id, queue, payload, priority, due)
+
+
+def hide_secrets(
+    task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[str | int], tuple[Any, ...], dict[str, Any]]:
+    """Where a call's secret arguments are, and the arguments as they may be shown."""
+    from umbel.app.redaction import secret_places
+
+    places = secret_places(task, len(args))
+    return places, *task_message.hide(places, args, kwargs)
 
 
 def due_time(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
 from umbel.app.current import current_app_of
 from umbel.app.handlers import Handlers
+from umbel.app.many import Many
 from umbel.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UmbelWarning
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class OfCurrentApp:
         return current_app_of(task.name or owner.__name__)
 
 
-class Task(Handlers, Generic[P, R]):
+class Task(Handlers, Many[R], Generic[P, R]):
     """A function that can be sent to a worker (`celery.Task`). Usually made by `App.task`.
 
     Calling it runs the function here and now; `delay` and `apply_async` send it.
