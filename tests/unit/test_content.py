@@ -294,10 +294,8 @@ def test_a_retry_with_new_arguments_is_written_as_the_message_was(
     payload = send("x" * 500, serializer=name, compression=compression)
     message = task_message.decode(payload, accept)
     value: tuple[object, ...] = (["y"], {}, message.embed)
-    body, method = task_message.encode_body(value, message, LIMIT)
-    again = task_message.encode_retry(
-        payload, tag="i:2", retries=1, due=None, body=body, compression=method
-    )
+    body = task_message.encode_body(value, message, LIMIT)
+    again = task_message.encode_retry(payload, tag="i:2", retries=1, due=None, body=body)
     assert list(task_message.decode(again, accept).args) == ["y"]
     assert bool(json.loads(again)["headers"].get("compression")) == bool(compression)
     assert json.loads(again)["content-type"] == json.loads(payload)["content-type"]

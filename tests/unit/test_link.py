@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from umbel.app.outcome import Outcome
+from umbel.app.outcome import FollowUp, Outcome
 from umbel.pools.link import RETIRE, ChildEnd, SupervisorEnd
 
 
@@ -71,6 +71,7 @@ def test_each_token_is_read_once_however_both_hurry(
 def test_outcomes_arrive_whole(ends: tuple[SupervisorEnd, ChildEnd]) -> None:
     ours, theirs = ends
     sent = [Outcome(n, "success", 0.5, b"r" * n) for n in (1, 100_000, 3)]
+    sent[1].follow_ups = (FollowUp("a:1", None, b"p"), FollowUp("a:2", 1.5, b"q", "slow", 9))
 
     def send_all() -> None:
         for outcome in sent:

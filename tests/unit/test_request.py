@@ -114,6 +114,12 @@ def test_what_only_some_messages_say() -> None:
     assert options["expires"] == request.expires
 
 
+def test_the_packages_own_headers_are_not_the_users() -> None:
+    own = {"umbel-secret": ["x"], "umbel-signature": "s", "compression": None}
+    assert run(own).headers is None
+    assert run({**own, "secret": "the user's"}).headers == {"secret": "the user's"}
+
+
 def test_a_headers_death_notes_are_not_sent_on() -> None:
     request = run({"x-death": [{}], "x-first-death-queue": "q", "city": "Bath"})
     assert request.as_execution_options()["headers"] == {"city": "Bath"}

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from umbel.engines.broker import MAX_PRIORITY
+from umbel.message.task import Headers
 
 NOTHING_SENT = "Nothing was queued."
 
@@ -35,6 +38,20 @@ def check_priority(name: str, priority: object) -> None:
             f"{name}: priority must be from 0 to 9, 9 the most urgent; got {priority!r}. "
             f"{NOTHING_SENT}"
         )
+
+
+def check_headers(name: str, id: str, headers: dict[str, Any]) -> Headers:
+    """The headers as a worker will read them; `ValueError` if none could."""
+    try:
+        checked = msgspec.convert(headers, Headers)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{name}: with these headers no worker could read the message: {error}. An option, "
+            f"headers= or a receiver of before_task_publish has set them so. {NOTHING_SENT}"
+        ) from None
+    if checked.id != id:
+        raise ValueError(f"{name}: its id cannot be changed by a header. {NOTHING_SENT}")
+    return checked
 
 
 def check_limits(name: str, hard: float | None, soft: float | None) -> None:

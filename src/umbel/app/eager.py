@@ -74,9 +74,9 @@ class EagerPipeline(Pipeline):
                 rest()
             if self._current is not None and self._current.end is not None:
                 self.state, self.value = self._current.end
-            if outcome.follow_up is None:
+            if not outcome.follow_ups:
                 return outcome
-            payload = outcome.follow_up[2]
+            payload = outcome.follow_ups[0].payload
             plan = self._current.retry if self._current is not None else None
             if plan is not None and (plan.args is not None or plan.kwargs is not None):
                 self._own = None  # what the retry was given has replaced them

@@ -68,7 +68,11 @@ class RetryPolicy(TypedDict, total=False):
 
 
 class RetryOptions(TypedDict, total=False):
-    """Keywords of `Task.retry` besides its own: what the next attempt has instead."""
+    """Keywords of `Task.retry` besides its own: what the next attempt has instead.
+
+    None takes `expires`, the time limits, `ignore_result` and what follows the task (`link`, …)
+    away, and leaves all else as it is. `headers` takes the place of all of your own.
+    """
 
     expires: float | timedelta | datetime | str | None
     """When it is dropped if it has not started; a number or a timedelta is a duration."""
@@ -111,6 +115,25 @@ class RetryOptions(TypedDict, total=False):
     stamped_headers: Iterable[str] | None
     """Names of stamps, given as further keywords or in `stamps`."""
     stamps: Mapping[str, Any] | None
+    serializer: str | None
+    """Default: the task's, else `task_serializer`."""
+    compression: str | None
+    """Default: the task's, else `task_compression`."""
+    root_id: str | None
+    """The id of the workflow's first task; default: the running task's, else its own."""
+    parent_id: str | None
+    """The id of the task that sends this one; default: the running task's."""
+    origin: str | None
+    """Who sends it; default: gen<pid>@<host>."""
+    app_id: str | None
+    """This and the following are AMQP properties, carried as they are."""
+    user_id: str | None
+    message_id: str | None
+    type: str | None
+    cluster_id: str | None
+    timestamp: float | None
+    MessageGroupId: str | None
+    MessageDeduplicationId: str | None
 
 
 class ManyOptions(RetryOptions, total=False):
@@ -123,18 +146,8 @@ class ManyOptions(RetryOptions, total=False):
     """Seconds from now before which it does not run; wins over `eta`."""
     eta: Moment | None
     """When it may run at the earliest."""
-    serializer: str | None
-    """Default: the task's, else `task_serializer`."""
-    compression: str | None
-    """Default: the task's, else `task_compression`."""
-    root_id: str | None
-    """The id of the workflow's first task; default: the running task's, else its own."""
-    parent_id: str | None
-    """The id of the task that sends this one; default: the running task's."""
     retries: int
     """How often it has been retried already; default 0."""
-    origin: str | None
-    """Who sends it; default: gen<pid>@<host>."""
     add_to_parent: bool
     """Count it among the running task's children; default True."""
     retry: bool | None
@@ -159,15 +172,6 @@ class ManyOptions(RetryOptions, total=False):
     """Without effect: a queue is never missing."""
     immediate: bool | None
     """Without effect, as on RabbitMQ."""
-    app_id: str | None
-    """This and the following are AMQP properties, carried as they are."""
-    user_id: str | None
-    message_id: str | None
-    type: str | None
-    cluster_id: str | None
-    timestamp: float | None
-    MessageGroupId: str | None
-    MessageDeduplicationId: str | None
 
 
 class SendOptions(ManyOptions, total=False):

@@ -21,6 +21,19 @@ Ending = Literal[
 ]
 
 
+class FollowUp(msgspec.Struct, array_like=True, gc=False):
+    """A message of the next attempt."""
+
+    tag: str
+    due: float | None
+    """Unix time; None: at once."""
+    payload: bytes
+    queue: str | None = None
+    """None: the queue that this attempt came from."""
+    priority: int | None = None
+    """None: that of this attempt."""
+
+
 class Outcome(msgspec.Struct, array_like=True, gc=False):
     """How a delivery ended where it ran."""
 
@@ -30,8 +43,8 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     """Seconds inside the user's function."""
     result: bytes | None = None
     """The meta to store; None: nothing is to be stored."""
-    follow_up: tuple[str, float | None, bytes] | None = None
-    """Tag, due time and payload of the next attempt."""
+    follow_ups: tuple[FollowUp, ...] = ()
+    """The next attempt; several where an exchange copies it."""
     error: str | None = None
     memory: int = 0
     """Peak resident memory in KiB, if it was asked for."""

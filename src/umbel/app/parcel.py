@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from umbel.app.carried import carry
-from umbel.app.checks import NOTHING_SENT, check_priority
+from umbel.app.checks import NOTHING_SENT, check_headers, check_priority
 from umbel.app.payload import seal, write_body
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError
@@ -80,7 +80,7 @@ def pack(
         declare=[],
         retry_policy=retry_policy(settings, options),
     )
-    checked = _check(name, id, open_headers)
+    checked = check_headers(name, id, open_headers)
     priority = open_properties["priority"]
     check_priority(name, priority)
     written = write_body(settings, name, body, None, serializer, compression)
@@ -108,20 +108,6 @@ def pack(
         first.tag, id, queue, first.payload, priority, due, open_headers, body, exchange, key,
         copies, options,
     )  # fmt: skip
-
-
-def _check(name: str, id: str, headers: dict[str, Any]) -> Headers:
-    """The headers as a worker will read them."""
-    try:
-        checked = msgspec.convert(headers, Headers)
-    except msgspec.ValidationError as error:
-        raise ValueError(
-            f"{name}: with these headers no worker could read the message: {error}. An option, "
-            f"headers= or a receiver of before_task_publish has set them so. {NOTHING_SENT}"
-        ) from None
-    if checked.id != id:
-        raise ValueError(f"{name}: its id cannot be changed by a header. {NOTHING_SENT}")
-    return checked
 
 
 def announce(parcel: Parcel) -> None:

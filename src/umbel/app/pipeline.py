@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from umbel import clock, states
-from umbel.app.outcome import Outcome
+from umbel.app.outcome import FollowUp, Outcome
 from umbel.app.progress import describe_request
-from umbel.app.request import Request, RetryPlan, current
+from umbel.app.request import Request, current
 from umbel.app.steps import Steps, retry_automatically
 from umbel.app.trace import log_failure, log_flow, log_retry, log_success, log_unfollowed
 from umbel.exceptions import (
@@ -41,6 +41,7 @@ from umbel.signals import task_prerun
 
 if TYPE_CHECKING:
     from umbel.app.app import App
+    from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
 
 OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.worker", "asyncio"})
@@ -152,8 +153,12 @@ class Pipeline:
             error = _redact(steps.task, request, error)
         try:
             if request.retry is not None:
-                follow_up = _follow_up(payload, message, request.retry, self._limit)
-                return self._conclude_retry(steps, request, request.retry, follow_up, error)
+                from umbel.app.follow_up import write_follow_ups
+
+                follow_ups = write_follow_ups(
+                    steps.task, payload, message, request.retry, self._accept, self._limit
+                )
+                return self._conclude_retry(steps, request, request.retry, follow_ups, error)
             if error is None:
                 return self._conclude_success(steps, message.headers, request, value)
         except EncodeError as refusal:
@@ -216,7 +221,7 @@ class Pipeline:
         steps: Steps,
         request: Request,
         plan: RetryPlan,
-        follow_up: FollowUp,
+        follow_ups: tuple[FollowUp, ...],
         error: BaseException | None,
     ) -> Outcome:
         cause = plan.exc or Retry("Retry")
@@ -237,7 +242,7 @@ class Pipeline:
                 extended=describe_request(request) if self._extended else None,
                 form=self._form,
             )
-        return Outcome(0, "retry", result=meta, follow_up=follow_up, error=summary)
+        return Outcome(0, "retry", result=meta, follow_ups=follow_ups, error=summary)
 
     def _failure_meta(
         self, steps: Steps, request: Request, record: ErrorRecord, error: BaseException
@@ -315,29 +320,6 @@ def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:
     return inner or frames
 
 
-FollowUp = tuple[str, float | None, bytes]
-
-
-def _follow_up(payload: bytes, message: task_message.Task, plan: RetryPlan, limit: int) -> FollowUp:
-    """The next attempt's tag, due time and message."""
-    tag = task_message.retry_tag(message.headers.id, message.properties.delivery_tag, plan.retries)
-    body = compression = None
-    if plan.args is not None or plan.kwargs is not None:
-        args = message.args if plan.args is None else plan.args
-        kwargs = message.kwargs if plan.kwargs is None else plan.kwargs
-        value = (args, kwargs, message.embed)
-        body, compression = task_message.encode_body(value, message, limit)
-    data = task_message.encode_retry(
-        payload,
-        tag=tag,
-        retries=plan.retries,
-        due=plan.due,
-        body=body,
-        compression=compression,
-    )
-    return tag, plan.due, data
-
-
 def _summarize(record: ErrorRecord) -> str:
     text = f"{record['exc_type']}: {', '.join(map(str, record['exc_message']))}"[:500]
     # A lone surrogate, as in a file's name that is no text, fits into no message.
@@ -345,5 +327,5 @@ def _summarize(record: ErrorRecord) -> str:
 
 
 def _explain(task: Task[..., Any], what: str, refusal: EncodeError) -> EncodeError:
-    message = f"The {what} of {task.name} cannot be stored: {refusal}"
+    message = f"The {what} of {task.name} cannot be stored: {str(refusal).lstrip('.')}"
     return EncodeError(message, refusal.problem, refusal.path, refusal.type_name)

@@ -228,20 +228,26 @@ def _limit(
     headers.timelimit = (hard, soft)
     if expires is None:
         return
-    deadline = expiry_time(headers.task, settings, expires)
-    headers.expires = task_message.format_time(deadline)
+    headers.expires, properties.expiration = expire(settings, headers.task, headers.id, expires)
+
+
+def expire(
+    settings: Settings, name: str, id: str, expires: float | timedelta | datetime | str
+) -> tuple[str, str]:
+    """An expiry as a message's header and as its property."""
+    deadline = expiry_time(name, settings, expires)
     rest = deadline - clock.time()
-    properties.expiration = str(max(0, int(rest * 1000)))
     if rest < 0:
         import logging
 
         logging.getLogger("umbel.app").warning(
             "%s[%s] has expired %.1f s before it was sent, so no worker will run it; it is sent "
             "all the same",
-            headers.task,
-            headers.id,
+            name,
+            id,
             -rest,
         )
+    return task_message.format_time(deadline), str(max(0, int(rest * 1000)))
 
 
 _origins: dict[int, str] = {}

@@ -10,14 +10,13 @@ import msgspec
 
 from umbel._state import current_request
 from umbel.message import task as task_message
-from umbel.message.task import Headers
+from umbel.message.task import KNOWN_HEADERS
 
 if TYPE_CHECKING:
+    from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
     from umbel.result import AsyncResult
 
-KNOWN_HEADERS: Final = frozenset({*Headers.__struct_fields__, "compression"})
-"""The message's own headers; all others are the user's."""
 DEATH_NOTES: Final = frozenset(
     {
         "x-death",
@@ -26,18 +25,6 @@ DEATH_NOTES: Final = frozenset(
     }
 )  # fmt: skip
 """Headers in which RabbitMQ keeps where a message has been; a copy of it has been nowhere."""
-
-
-class RetryPlan(msgspec.Struct, frozen=True):
-    """A decision to run the task again; the attempt's outcome, whatever it returns or raises."""
-
-    due: float | None
-    """Unix time; None: at once."""
-    retries: int
-    exc: BaseException | None
-    args: tuple[Any, ...] | None = None
-    """New arguments; None keeps the message's."""
-    kwargs: dict[str, Any] | None = None
 
 
 class _Derived:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from umbel.app.options import Route, Routes
 from umbel.app.queues import Exchange, Queues, as_exchange
@@ -67,6 +67,18 @@ def route(
     ):
         return options
     return app.amqp.route(name, args or (), kwargs or {}, task, options)
+
+
+class Place(NamedTuple):
+    """Where a message goes."""
+
+    queues: tuple[str, ...]
+    """Their names; all but the first get copies."""
+    exchange: str | None
+    """None: it goes to the queue by its name."""
+    routing_key: str | None
+    delivery_mode: int | None
+    """What the exchange asks for."""
 
 
 class Amqp:
@@ -160,27 +172,35 @@ class Amqp:
         for key in ("queue", "exchange", "routing_key"):
             if key not in given and task is not None:
                 place[key] = getattr(task, key)
+        found = self.find(place)
+        if found.delivery_mode is not None:
+            final.setdefault("delivery_mode", found.delivery_mode)
+        final["queue"] = found.queues[0]
+        if found.exchange is not None:
+            final.update(exchange=found.exchange, routing_key=found.routing_key)
+        if found.queues[1:]:
+            final["copies"] = found.queues[1:]
+        return final
+
+    def find(self, place: Mapping[str, Any]) -> Place:
+        """What the options of `PLACE` come down to; `QueueNotFound` if to nothing."""
         queues = self.queues
-        queue = queues.resolve(place["queue"] or self._settings.task_default_queue)
-        exchange, key, kind = place["exchange"], place["routing_key"], place["exchange_type"]
+        queue = queues.resolve(place.get("queue") or self._settings.task_default_queue)
+        exchange, key = place.get("exchange"), place.get("routing_key")
+        kind = place.get("exchange_type")
         if exchange is not None and not isinstance(exchange, str):
             exchange = as_exchange(exchange)
             kind, exchange = kind or exchange.type, exchange.name
         own = queue.exchange
-        if own is not None and own.delivery_mode is not None and "delivery_mode" not in final:
-            final["delivery_mode"] = own.delivery_mode
+        mode = None if own is None else own.delivery_mode
         kind = kind or (own.type if own is not None else "direct")
         if (not exchange or not key) and kind == "direct":
-            final["queue"] = queue.name
-            return final
+            return Place((queue.name,), None, None, mode)
         if exchange is None:
             exchange = own.name if own is not None else ""
             key = key or queue.routing_key
         names = queues.bound(exchange, key or "") if exchange else [queues[key or queue.name].name]
-        final.update(queue=names[0], exchange=exchange, routing_key=key or "")
-        if names[1:]:
-            final["copies"] = tuple(names[1:])
-        return final
+        return Place(tuple(names), exchange, key or "", mode)
 
 
 MISSING: Final[Any] = object()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
 
     from umbel.app.app import App
-    from umbel.app.options import Moment, SendOptions
+    from umbel.app.options import Moment, RetryOptions, SendOptions
     from umbel.app.request import Request
     from umbel.result import AsyncResult as Result  # the method of that name hides it
     from umbel.result import EagerResult
@@ -394,15 +394,17 @@ class Task(Handlers, Many[R], Generic[P, R]):
         eta: Moment | None = None,
         countdown: float | None = None,
         max_retries: int | None = None,
+        **options: Unpack[RetryOptions],
     ) -> Retry:
         """Make "run it again" the outcome of this attempt (`celery.Task.retry`).
 
         The next attempt is due after `countdown` seconds (default: `default_retry_delay`) or at
-        `eta`. Raises `Retry` to leave the function; with `throw=False` it returns it instead.
-        However often it is called, and whatever happens to the exception, the attempt has one
-        follow-up, stored in the same step as its end. Once the task has been retried
-        `max_retries` times, raises `exc`, else the exception being handled, else
-        `MaxRetriesExceededError`.
+        `eta`. Its arguments and options are those of this one but for what is given: of `args` and
+        `kwargs` the one that is not given stays. Raises `Retry` to leave the function; with
+        `throw=False` it returns it instead. However often it is called, and whatever happens to
+        the exception, the attempt has one follow-up, stored in the same step as its end. Once the
+        task has been retried `max_retries` times, raises `exc`, else the exception being handled,
+        else `MaxRetriesExceededError`. What is given is checked at once, as by `apply_async`.
         """
         request = self.request
         if exc is None:
@@ -416,19 +418,13 @@ class Task(Handlers, Many[R], Generic[P, R]):
         if limit is not None and request.retries >= limit:
             request.retry = None
             self._give_up(request, exc)
+        from umbel.app.follow_up import plan_retry
         from umbel.app.publish import due_time
-        from umbel.app.request import RetryPlan
 
         if countdown is None and eta is None:
             countdown = self.default_retry_delay
         due = due_time(self.name, self.app.conf, countdown, eta)
-        request.retry = RetryPlan(
-            due,
-            request.retries + 1,
-            exc,
-            None if args is None else tuple(args),
-            kwargs,
-        )
+        request.retry = plan_retry(self, request, exc, due, args, kwargs, options)
         from datetime import UTC, datetime
 
         at = None if due is None else datetime.fromtimestamp(due, UTC)

@@ -10,7 +10,8 @@ from umbel import clock
 from umbel.exceptions import Ignore, Reject
 
 if TYPE_CHECKING:
-    from umbel.app.request import Request, RetryPlan
+    from umbel.app.follow_up import RetryPlan
+    from umbel.app.request import Request
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any, Final
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -64,6 +65,10 @@ class Headers(msgspec.Struct, gc=False):
         default=msgspec.UNSET, name="umbel-secret"
     )
     """Names and positions of arguments that are shown to nobody; not written where none is."""
+
+
+KNOWN_HEADERS: Final = frozenset({*Headers.__struct_encode_fields__, SIGNATURE})
+"""The message's own headers; all others are the user's."""
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
@@ -267,17 +272,35 @@ _OF_PROTOCOL_1: Final = (
 )  # fmt: skip
 
 
-def encode_body(value: object, message: Task, limit: int) -> tuple[bytes, str | None]:
-    """New args, kwargs and embed as the body of a message that was received, and its compression.
+class Body(NamedTuple):
+    """A body as it travels."""
 
-    `EncodeError` if the serializer of that message cannot write them, or beyond `limit` bytes.
+    data: bytes
+    content_type: str
+    content_encoding: str
+    compression: str | None
+    """The content type of its compression."""
+
+
+def encode_body(
+    value: object,
+    message: Task,
+    limit: int,
+    *,
+    serializer: str | None = None,
+    compression: str | None = None,
+) -> Body:
+    """New args, kwargs and embed for a message that was received.
+
+    Written and compressed as it was, unless something else is named. `EncodeError` if the
+    serializer cannot write them, or beyond `limit` bytes.
     """
-    body, *_ = content.encode(value, message.content_type)
-    if len(body) > limit:
-        raise too_large(body, limit)
-    if message.headers.compression:
-        return compress(body, message.headers.compression)
-    return body, None
+    data, kind, encoding = content.encode(value, serializer or message.content_type)
+    if len(data) > limit:
+        raise too_large(data, limit)
+    method = compression or message.headers.compression
+    written, used = compress(data, method) if method else (data, None)
+    return Body(written, kind, encoding, used)
 
 
 def too_large(data: bytes, limit: int) -> EncodeError:
@@ -294,41 +317,50 @@ def encode_retry(
     tag: str,
     retries: int,
     due: float | None,
-    body: bytes | None = None,
-    compression: str | None = None,
-    priority: int | None = None,
-    queue: str | None = None,
+    body: Body | None = None,
+    headers: Mapping[str, Any] = MappingProxyType({}),
+    replaces_headers: bool = False,
+    properties: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
     """The message of a task's next attempt: the same but for what is given.
 
-    Headers that this package does not know stay, as Celery's workers keep them.
+    Headers that this package does not know stay, as Celery's workers keep them, unless `headers`
+    replaces them. A property that is None is taken away. `EncodeError` for a header that JSON has
+    no form for, with its path from `headers` on.
     """
     envelope = msgspec.json.decode(payload)
     if "task" not in (envelope.get("headers") or ()):
         envelope = msgspec.json.decode(upgrade(payload))
-    headers, properties = envelope["headers"], envelope.setdefault("properties", {})
-    headers.pop(SIGNATURE, None)  # it is for the message as it was
-    headers["retries"] = retries
-    headers["eta"] = None if due is None else format_time(due)
-    headers["parent_id"] = headers.get("parent_id") or headers["id"]
-    properties["delivery_tag"] = tag
-    if priority is not None:
-        properties["priority"] = priority
-    if queue is not None:
-        properties["delivery_info"] = {"exchange": "", "routing_key": queue}
+    known = envelope["headers"]
+    if replaces_headers:
+        known = {name: value for name, value in known.items() if name in KNOWN_HEADERS}
+    known.pop(SIGNATURE, None)  # it is for the message as it was
+    known |= headers
+    known["retries"] = retries
+    known["eta"] = None if due is None else format_time(due)
+    known["parent_id"] = known.get("parent_id") or known["id"]
+    sent = {**(envelope.get("properties") or {}), **properties, "delivery_tag": tag}
+    for name in [name for name in properties if properties[name] is None]:
+        del sent[name]
     if body is not None:
-        properties["body_encoding"] = "base64"
-        headers["compression"] = compression
-        if compression is None:
-            del headers["compression"]
-        envelope["body"] = binascii.b2a_base64(body, newline=False).decode("ascii")
-    return _encode(envelope)
+        sent["body_encoding"] = "base64"
+        known.pop("compression", None)
+        if body.compression is not None:
+            known["compression"] = body.compression
+        envelope["body"] = binascii.b2a_base64(body.data, newline=False).decode("ascii")
+        envelope["content-type"] = body.content_type
+        envelope["content-encoding"] = body.content_encoding
+    envelope["headers"], envelope["properties"] = known, sent
+    return serializer.dumps(envelope) if headers else _encode(envelope)
 
 
-def retry_tag(id: str, delivery_tag: str | None, retries: int) -> str:
-    """The tag of a task's next attempt, derived from this one's: storing it twice leaves one."""
+def retry_tag(id: str, delivery_tag: str | None, retries: int, copy: int = 0) -> str:
+    """The tag of a task's next attempt, derived from this one's: storing it twice leaves one.
+
+    `copy`: the number of the message, where an exchange makes several of it.
+    """
     nonce = (delivery_tag or "").rpartition(":")[2].partition(".")[0]
-    return f"{id}:{nonce}.{retries}"
+    return f"{id}:{nonce}{f'-{copy}' if copy else ''}.{retries}"
 
 
 def format_time(seconds: float) -> str:

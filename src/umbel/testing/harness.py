@@ -34,6 +34,7 @@ from umbel.exceptions import (
     ImproperlyConfigured,
     NotRegistered,
     RemoteError,
+    Retry,
     TimeoutError,  # noqa: A004  (Celery's name)
     UmbelError,
 )
@@ -327,7 +328,10 @@ def _result_of(one: Ended) -> EagerResult[Any] | None:
     headers = one.headers
     if headers is None or not one.state:
         return None
-    value: Any = one.value if one.state not in states.EXCEPTION_STATES else one.error
+    error = one.error
+    if one.state == states.FAILURE and isinstance(error, Retry):
+        error = None  # the attempt failed because its retry could not be written
+    value: Any = one.value if one.state not in states.EXCEPTION_STATES else error
     traceback = None
     stored = one.settlement.result
     if stored is not None:

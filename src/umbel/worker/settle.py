@@ -9,7 +9,7 @@ import msgspec
 
 from umbel import clock, states
 from umbel.app import App
-from umbel.app.outcome import Outcome
+from umbel.app.outcome import FollowUp, Outcome
 from umbel.app.payload import seal
 from umbel.app.steps import acks_on
 from umbel.engines.broker import (
@@ -66,13 +66,7 @@ class Settler:
         result = None
         if outcome.result is not None:
             result = StoredResult(headers.id, state, outcome.result, expiry(self._conf, state, now))
-        follow_ups: tuple[Message, ...] = ()
-        if outcome.follow_up is not None:
-            tag, due, payload = outcome.follow_up
-            payload = seal(self._conf, payload, delivery.queue)
-            follow_ups = (
-                Message(tag, headers.id, delivery.queue, payload, delivery.priority, due),
-            )
+        follow_ups = tuple([self._message(delivery, headers, one) for one in outcome.follow_ups])
         history = HistoryEntry(
             headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self.node,
             headers.retries or 0, outcome.error,
@@ -85,6 +79,12 @@ class Settler:
         return Settlement(
             delivery.number, delivery.worker, delivery.attempt, end, result, follow_ups, history
         )
+
+    def _message(self, delivery: Delivery, headers: Headers, follow_up: FollowUp) -> Message:
+        queue = delivery.queue if follow_up.queue is None else follow_up.queue
+        priority = delivery.priority if follow_up.priority is None else follow_up.priority
+        payload = seal(self._conf, follow_up.payload, queue)
+        return Message(follow_up.tag, headers.id, queue, payload, priority, follow_up.due)
 
     def failed(
         self, delivery: Delivery, headers: Headers, error: Exception, stacks: str = ""
@@ -146,11 +146,12 @@ class Settler:
                 parent_id=headers.parent_id, form=self._app.result_format,
             )  # fmt: skip
         self._note(delivery, headers, error, stacks, states.RETRY)
+        next_one = FollowUp(tag, due, payload)
         outcome = Outcome(
             delivery.number,
             "retry",
             result=meta,
-            follow_up=(tag, due, payload),
+            follow_ups=(next_one,),
             error=_summary(error),
         )
         return self.ended(delivery, headers, outcome)
