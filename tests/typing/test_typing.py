@@ -57,6 +57,10 @@ def beat() -> None: ...
 def long(a: int, b: str, c: bytes, d: float, e: bool, f: int, g: str) -> int:
     return a
 
+@app.task(pydantic=True, pydantic_strict=True)
+def modelled(user: datetime) -> datetime:
+    return user
+
 class Sub(Task[[int, int], int]):
     name = "sub"
     max_retries = None
@@ -143,6 +147,11 @@ loose.apply_many([(1, "x", None)])
 shared_bound.apply_many([(3,)])
 add.apply_many(list[tuple[Any, ...]]())
 asyncio.run(add.aapply_many([(1, 2)]))[0].get().bit_length()
+modelled.delay({"name": "plain"}).get()["name"]
+modelled.apply_many([({"name": "plain"},)])
+app.task(pydantic=True, bind=True, pydantic_context={"a": 1}, pydantic_dump_kwargs={})(print)
+add.retry(queue="q", priority=3, expires=None, headers={"a": 1}, serializer="json", link=None)
+app.task(filter=lambda task: task, lazy=False)(print)
 """.strip().splitlines()
 
 WRONG = """
@@ -217,6 +226,12 @@ sub.apply_many([(1,)])
 get.apply_many([(b"u",)])
 shared_bound.apply_many([("x",)])
 asyncio.run(add.aapply_many([("x",)]))
+app.task(pydantic="yes")(print)
+app.task(pydantic=True, pydantic_context=3)(print)
+add.retry(quue="q")
+add.retry(task_id="t")
+add.retry(priority="high")
+add.retry(retry_policy={})
 """.strip().splitlines()
 
 SETTINGS_RIGHT = """

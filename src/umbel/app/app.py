@@ -328,6 +328,10 @@ class App:
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
+    def task(
+        self, /, *, pydantic: Literal[True], bind: bool = False, **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+    @overload
     def task(self, /, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
     @overload
     def task(
@@ -340,7 +344,8 @@ class App:
         With `bind=True` the function gets the task as its first argument; `base` is the class
         that the task is made from. The other options, with their defaults: `Task`. A keyword
         that is none of them becomes an attribute of the task, with a warning if it looks like a
-        misspelt option.
+        misspelt option. With `pydantic=True` arguments and return value may be Pydantic models,
+        and plain values on their way (`umbel.app.models`).
         """
         if function is not None:
             return self._decorate(function, **options)
@@ -379,6 +384,10 @@ class App:
         name: str | None = None,
         base: type[AnyTask] | None = None,
         bind: bool = False,
+        pydantic: bool = False,
+        pydantic_strict: bool = False,
+        pydantic_context: Mapping[str, Any] | None = None,
+        pydantic_dump_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> AnyTask:
         if not callable(function):
@@ -396,7 +405,15 @@ class App:
             return first
         base = base or self.Task
         warn_of_near_misses(name, base, options)
-        task = make_task(self, function, name, base, options, bind=bind)
+        if pydantic:
+            from umbel.app.models import make_model_task
+
+            task = make_model_task(
+                self, function, name, base, options, bind=bind, strict=pydantic_strict,
+                context=pydantic_context, dump=pydantic_dump_kwargs,
+            )  # fmt: skip
+        else:
+            task = make_task(self, function, name, base, options, bind=bind)
         return self._registry.setdefault(name, task)
 
     def register_task(self, task: TaskClass | type[TaskClass], /, **options: Any) -> TaskClass:

@@ -225,6 +225,14 @@ class TaskOptions(TypedDict, total=False):
     resultrepr_maxsize: int
     abstract: bool
     from_config: tuple[tuple[str, str], ...]
+    pydantic_strict: bool
+    """With `pydantic=True`: validate without conversions; default False."""
+    pydantic_context: Mapping[str, Any] | None
+    """What validators find as their context, besides `celery_app` and `celery_task_name`."""
+    pydantic_dump_kwargs: Mapping[str, Any] | None
+    """Keywords of `model_dump` for what is returned; default `mode="json"`."""
+    filter: Callable[[Task[..., Any]], Any] | None
+    """Called with the task; what it returns takes the task's place."""
     shared: bool
     """Make a task of it in every app of the process, as Celery does by default."""
     lazy: bool

@@ -528,12 +528,17 @@ def make_task(
     options: Mapping[str, Any],
     *,
     bind: bool = False,
+    run: Callable[..., Any] | None = None,
+    mixins: tuple[type[Task[..., Any]], ...] = (),
 ) -> Task[..., Any]:
-    """The task of a function: the one instance of a class of its own below `base`."""
+    """The task of a function: the one instance of a class of its own below `base`.
+
+    `run`: what workers call instead. `mixins`: what stands between `base` and `Task`.
+    """
     given: object = base
     if not isinstance(given, type) or not issubclass(given, Task):
         raise TypeError(f"{name}: base must be a subclass of umbel.Task; got {base!r}.")
-    task = class_of(function, name, (base,), options, bind=bind)()
+    task = class_of(run or function, name, (base, *mixins), options, bind=bind)()
     task.__wrapped__ = function
     task.__name__ = function.__name__
     task.__qualname__ = function.__qualname__

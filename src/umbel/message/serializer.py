@@ -293,6 +293,8 @@ _ADVICE = {
     ("builtins", "memoryview"): "pass bytes instead",
     ("datetime", "timedelta"): "pass its total_seconds() instead",
     ("enum", "Enum"): "pass its value instead",
+    ("pydantic.main", "BaseModel"): "pass its model_dump(), or annotate the parameter with the "
+    "model and make the task with pydantic=True",
 }
 
 
