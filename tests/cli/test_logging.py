@@ -63,6 +63,11 @@ def flaky(self):
 @app.task(bind=True)
 def whoami(self):
     return self.request.id
+
+
+@app.task(bind=True)
+def where(self):
+    return [self.request.loglevel, self.request.logfile]
 """
 
 
@@ -132,6 +137,22 @@ def test_the_lines_that_people_look_for(live: tuple[Project, Log]) -> None:
     sent = project.send("tasks.add", 1, 1, expires=-1.0)
     (line,) = log.wait_for(f"Discarding revoked task: tasks.add.{sent}")
     assert line.endswith("(expired)")
+
+
+def test_a_shadow_stands_in_the_lines_for_the_name(live: tuple[Project, Log]) -> None:
+    project, log = live
+    sent = project.send("tasks.add", 2, 3, shadow="sums")
+    (line,) = log.wait_for(rf"\[{sent}\] received")
+    assert line.endswith(f"Task sums[{sent}] received")
+    (line,) = log.wait_for(rf"\[{sent}\] succeeded")
+    assert re.search(rf"Task sums\[{sent}\] succeeded in [\d.e-]+s: 5$", line)
+
+
+def test_a_task_sees_where_its_worker_logs(live: tuple[Project, Log]) -> None:
+    project, log = live
+    sent = project.send("tasks.where")
+    (line,) = log.wait_for(rf"{sent}\] succeeded")
+    assert line.endswith("s: [20, 'w.log']")
 
 
 def test_a_tasks_own_lines_name_it(live: tuple[Project, Log]) -> None:

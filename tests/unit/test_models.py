@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Optional, Union
 from uuid import UUID
@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from umbel import App, Task, shared_task
+from umbel.app.shared import sharings
 from umbel.exceptions import EncodeError, ImproperlyConfigured, RemoteError, UmbelWarning
 from umbel.testing import Harness
 
@@ -107,8 +108,11 @@ def raising(user: User) -> User:
 
 
 @pytest.fixture(autouse=True)
-def _afresh() -> None:
+def _afresh() -> Iterator[None]:
     seen.clear()
+    known = len(sharings)
+    yield
+    del sharings[known:]
 
 
 def make(function: Callable[..., Any], **options: Any) -> Task[..., Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from umbel import signals
 from umbel.app.refusals import refuse_names
-from umbel.app.request import current
+from umbel.app.request import Request, current
 
 if TYPE_CHECKING:
     from umbel.app.settings import Settings
@@ -155,11 +155,9 @@ def set_up_logging(conf: Settings, options: LogOptions, slot: int | None = None)
     the lines all the same, and with `json` what writes to a terminal makes room. `OSError` if the
     file cannot be written.
     """
-    told = {
-        "loglevel": logging.getLevelNamesMapping()[options.level.upper()],
-        "logfile": options.file and expand_file(options.file, options.node, slot),
-        "colorize": _wants_color(conf, options),
-    }
+    level = logging.getLevelNamesMapping()[options.level.upper()]
+    file = options.file and expand_file(options.file, options.node, slot)
+    told = {"loglevel": level, "logfile": file, "colorize": _wants_color(conf, options)}
     answers = signals.setup_logging.send(None, format=conf.worker_log_format, **told)
     for receiver, answer in answers:
         if isinstance(answer, Exception):
@@ -167,6 +165,8 @@ def set_up_logging(conf: Settings, options: LogOptions, slot: int | None = None)
             raise RuntimeError(text) from answer  # noqa: TRY004  (it is the receiver's result)
     if not answers:
         _set_up(conf, options, slot, told)
+    if slot is not None:  # of a process, so of all that it runs
+        Request.loglevel, Request.logfile = level, file
 
 
 def _set_up(conf: Settings, options: LogOptions, slot: int | None, told: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ class Request:
     loglevel: int | None = None
     """The worker's level, a number of `logging`."""
     logfile: str | None = None
+    """The file that `-f` names, as this process writes it; None where it is stderr."""
     retry: RetryPlan | None = None
     end: tuple[str, Any] | None = None
     """State and value (or error) of the run, once it has come to its end."""

@@ -52,7 +52,10 @@ def route(
         and conf.task_create_missing_queues
         and (
             task is None
-            or (type(task.queue) in PLAIN_TYPES and not (task.exchange or task.delivery_mode))
+            or (
+                type(task.queue) in PLAIN_TYPES
+                and not (task.exchange or task.delivery_mode or task.shadow_name)
+            )
         )
         and (
             not options
@@ -142,6 +145,8 @@ class Amqp:
 
         `exchange` and `routing_key` stay only where the message says them on its way.
         """
+        if task is not None and task.shadow_name is not None and not options.get("shadow"):
+            options = {**options, "shadow": task.shadow_name(args, kwargs, options)}
         router = options.get("router")
         by = options.get("route_name") or name
         lookups = self._lookups() if router is None else prepare(router)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import CodeType, CoroutineType, MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
+from umbel import exceptions
 from umbel.app.current import current_app_of
 from umbel.app.handlers import Handlers
 from umbel.app.many import Many
-from umbel.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UmbelWarning
+from umbel.exceptions import ImproperlyConfigured, Retry, UmbelWarning
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
@@ -40,9 +41,11 @@ REFUSED: MappingProxyType[str, str] = MappingProxyType(
         "Request": "Override the task's handlers (on_failure, on_success, …) instead.",
         "Strategy": _STRATEGY,
         "start_strategy": _STRATEGY,
+        "request_stack": "The request belongs to the context: task.request reads it, and "
+        "push_request and pop_request set one up.",
     }
 )
-"""Options of Celery's tasks that name parts of its worker, and what takes their place."""
+"""Attributes of Celery's tasks that are parts of its worker, and what takes their place."""
 
 
 class FromSettings:
@@ -85,6 +88,12 @@ class Task(Handlers, Many[R], Generic[P, R]):
     A task is created once in each process, so what `__init__` sets up is shared by its runs.
     """
 
+    MaxRetriesExceededError: type[exceptions.MaxRetriesExceededError] = (
+        exceptions.MaxRetriesExceededError
+    )
+    """What `retry` raises when there was no error and no attempt is left."""
+    OperationalError: type[exceptions.OperationalError] = exceptions.OperationalError
+    """What sending raises when the store cannot be reached."""
     name: str = ""
     """Default: the module's name and the function's (the class's) own."""
     app: App = cast("App", OfCurrentApp())
@@ -181,6 +190,12 @@ class Task(Handlers, Many[R], Generic[P, R]):
     if TYPE_CHECKING:
         # So that the arguments of `Add()` are those of the user's own `__init__`.
         def __init__(self) -> None: ...
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            advice = f". {REFUSED[name]}" if name in REFUSED else ""
+            message = f"{self!r} has no attribute {name!r}{advice}"
+            raise AttributeError(message, name=name, obj=self)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R | Coroutine[Any, Any, R]:
         """Do the task's work: the function itself, or the method that a subclass defines."""
@@ -472,7 +487,9 @@ class Task(Handlers, Many[R], Generic[P, R]):
             f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}: "
             f"it has been retried {request.retries} times"
         )
-        raise MaxRetriesExceededError(message)
+        raise self.MaxRetriesExceededError(
+            message, task_args=request.args, task_kwargs=request.kwargs
+        )
 
 
 class AsyncTask(Task[P, R]):

@@ -17,17 +17,16 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 FOLLOWERS = {"callbacks": "link", "errbacks": "link_error", "chain": "chain", "chord": "chord"}
 """What a message's third item is called where it is sent."""
-REPR_MAX = 1024
-"""Characters of a return value that are shown."""
 
 
 def log_success(request: Request, value: Any, runtime: float) -> None:
     """Tell of a task that has returned, at INFO; costs next to nothing when that is off."""
     if logger.isEnabledFor(logging.INFO):
-        shown = "%s" if len(text := _represent(value)) <= REPR_MAX else "%.1024s..."
+        text = _represent(value)
+        longest = 1024 if request.owner is None else request.owner.resultrepr_maxsize
         data = {
-            "id": request.id, "name": request.task, "runtime": runtime,
-            "return_value": shown % text,
+            "id": request.id, "name": _name(request), "runtime": runtime,
+            "return_value": text if len(text) <= longest else f"{text[:longest]}...",
         }  # fmt: skip
         _info(request, "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s", data)
 
@@ -36,7 +35,7 @@ def log_unfollowed(request: Request, embed: Mapping[str, Any]) -> None:
     """Tell of what a message wants to follow its task and this version does not send."""
     carried = [word for key, word in FOLLOWERS.items() if embed.get(key)]
     if carried:
-        data = {"id": request.id, "name": request.task, "carried": ", ".join(carried)}
+        data = {"id": request.id, "name": _name(request), "carried": ", ".join(carried)}
         _log(
             request,
             logging.WARNING,
@@ -53,13 +52,13 @@ def log_retry(request: Request, plan: RetryPlan) -> None:
         pause = 0.0 if plan.due is None else max(0.0, plan.due - clock.time())
         cause = "" if plan.exc is None else f": {_represent(plan.exc)}"
         text = f"Retry in {round(pause, 2):g}s{cause}"
-        data = {"id": request.id, "name": request.task, "exc": text}
+        data = {"id": request.id, "name": _name(request), "exc": text}
         _info(request, "Task %(name)s[%(id)s] retry: %(exc)s", data)
 
 
 def log_flow(request: Request, error: Ignore | Reject) -> None:
     """Tell of a task that has asked for another end than its function's."""
-    data = {"id": request.id, "name": request.task, "exc": _represent(error)}
+    data = {"id": request.id, "name": _name(request), "exc": _represent(error)}
     if isinstance(error, Ignore):
         _info(request, "Task %(name)s[%(id)s] ignored", data)
     else:
@@ -70,7 +69,7 @@ def log_failure(request: Request, error: BaseException, *, expected: bool) -> No
     """Tell of a task that has failed: at ERROR with its traceback, unless it was expected to."""
     what = "expected" if expected else "unexpected"
     data = {
-        "id": request.id, "name": request.task, "exc": _represent(error),
+        "id": request.id, "name": _name(request), "exc": _represent(error),
         "description": f"raised {what}",
     }  # fmt: skip
     text = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
@@ -93,6 +92,11 @@ def _log(
         logger.log(level, text, data, exc_info=error, extra=extra)
     except BaseException:  # noqa: BLE001  (no handler of the user's may cost the outcome)
         logger.warning("A line about %s[%s] could not be logged", request.task, request.id)
+
+
+def _name(request: Request) -> str:
+    """What lines call the task: its `shadow`, if it has one."""
+    return request.shadow or request.task
 
 
 def _represent(value: Any) -> str:

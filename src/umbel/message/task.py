@@ -66,6 +66,11 @@ class Headers(msgspec.Struct, gc=False):
     )
     """Names and positions of arguments that are shown to nobody; not written where none is."""
 
+    @property
+    def shown_name(self) -> str:
+        """What logs call the task."""
+        return self.shadow or self.task
+
 
 KNOWN_HEADERS: Final = frozenset({*Headers.__struct_encode_fields__, SIGNATURE})
 """The message's own headers; all others are the user's."""

@@ -97,7 +97,7 @@ class Gate:
         if task is None:
             return self.unknown(delivery, headers)
         if arrivals.isEnabledFor(logging.INFO):
-            data = {"id": headers.id, "name": headers.shadow or headers.task}
+            data = {"id": headers.id, "name": headers.shown_name}
             arrivals.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         tell_received(self._app, delivery, headers, self._node)
         hard, soft = headers.timelimit or (None, None)

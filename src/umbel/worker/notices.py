@@ -113,7 +113,7 @@ def request_of(app: App, delivery: Delivery, headers: Headers, node: str) -> Req
     request.called_directly = False
     request.owner = app.tasks.get(headers.task)
     # What Celery's worker calls them (`celery.worker.request.Request`).
-    request.update(name=headers.shadow or headers.task, task_name=headers.task, task_id=headers.id)
+    request.update(name=headers.shown_name, task_name=headers.task, task_id=headers.id)
     return request
 
 

@@ -165,7 +165,7 @@ class Settler:
 
     def revoked(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
         """It was revoked or has expired before it ran."""
-        logger.info("Discarding revoked task: %s[%s] (%s)", headers.task, headers.id, why)
+        logger.info("Discarding revoked task: %s[%s] (%s)", headers.shown_name, headers.id, why)
         error = TaskRevokedError(why)
         return self._close(delivery, headers, Acknowledge(), states.REVOKED, error)
 
