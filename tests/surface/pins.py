@@ -78,6 +78,9 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
     "unit/test_harness.py": {
         "test_run_works_it_off_in_this_thread": "Task.: delay",
     },
+    "unit/test_models.py": {
+        "test_a_call_does_what_it_does_in_celery": "@task: pydantic pydantic_strict",
+    },
     "unit/test_publish.py": {
         "test_without_utc_a_naive_eta_means_the_apps_zone": "setting: enable_utc",
         "test_the_tasks_own_options_apply": "Task.: expires priority",
@@ -99,12 +102,17 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "result_extended",
         "test_a_retry_tells_when_it_comes": "retry: throw eta countdown",
     },
+    "unit/test_retry_options.py": {
+        "test_queue_and_priority": "retry: options",
+        "test_what_is_given_in_another_way_is_not_given_twice": "retry: args kwargs",
+    },
     "unit/test_routing.py": {
         "test_a_route_names_a_queue": "setting: task_routes",
         "test_no_route_is_the_default_queue": "setting: task_default_queue",
     },
     "unit/test_sending_options.py": {
         "test_links_travel_as_signatures": "apply_async: link_error",
+        "test_a_task_has_a_serializer_of_its_own": "Task.: serializer",
         "test_options_become_headers": "apply_async: shadow headers group_index retries "
         "stamped_headers",
     },
@@ -126,6 +134,10 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "test_a_failure_is_kept_as_a_dead_letter": "Task.: acks_on_failure_or_timeout",
         "test_failures_and_starts_of_all_tasks_are_stored": "setting: "
         "task_store_errors_even_if_ignored task_track_started",
+    },
+    "unit/test_task_options.py": {
+        "test_bind_makes_it_a_task_of_an_app_and_tells_it": "Task.: bind",
+        "test_a_task_that_keeps_no_trail_counts_no_children": "Task.: trail",
     },
     "unit/test_tasks.py": {
         "test_a_base_class_gives_its_options_and_its_call": "App.: task",

@@ -132,7 +132,7 @@ def _names() -> dict[str, set[str]]:
         "App.": set(dir(app)),
         "App()": set(inspect.signature(App.__init__).parameters),
         "app.conf.": set(dir(app.conf)),
-        "@task": {*TaskOptions.__annotations__, "bind"},
+        "@task": {*TaskOptions.__annotations__, "bind", "pydantic"},
         "Task.": {*dir(Task), *TaskOptions.__annotations__},
         "Task.request.": set(dir(Request("", ""))),
         "apply_async": {*options, "args", "kwargs"},

@@ -16,6 +16,7 @@ from umbel.app import carried
 from umbel.app.names import KNOWN
 from umbel.cli import commands, worker_options
 from umbel.cli.invocation import Invocation
+from umbel.cli.worker import tell_of_idle_options
 from umbel.exceptions import ImproperlyConfigured
 from umbel.result import EagerResult
 
@@ -124,6 +125,19 @@ def test_an_option_of_sending_without_effect_says_so(
     assert caplog.messages == [row.evidence]
 
 
+@pytest.mark.parametrize("row", of("without effect", "Task."))
+def test_a_worker_says_which_tasks_have_an_option_without_effect(
+    row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make()
+    value = {"rate_limit": "1/s", "send_events": False}[row.name]
+    for name in ("second", "first"):
+        app.register_task(type("Told", (Task,), {"name": name, row.name: value}))
+    app.task(name="other")(print)
+    tell_of_idle_options(app)
+    assert caplog.messages == [row.evidence.replace("…", "first, second")]
+
+
 @pytest.mark.parametrize("row", of("without effect", "umbel"))
 def test_a_global_option_without_effect_says_so(row: Row) -> None:
     asked = Invocation((), 0.0)
@@ -132,5 +146,5 @@ def test_a_global_option_without_effect_says_so(row: Row) -> None:
 
 
 def test_every_row_that_is_accepted_has_its_line_read() -> None:
-    read = {"setting", "umbel worker", "apply_async", "umbel"}
+    read = {"setting", "umbel worker", "apply_async", "Task.", "umbel"}
     assert {row.group for row in rows() if row.verdict == "without effect"} == read

@@ -12,6 +12,7 @@ from typing import Final
 from umbel.app import carried, refusals, task
 from umbel.app.names import KNOWN
 from umbel.cli.absent import ABSENT as COMMANDS
+from umbel.cli.worker import IDLE_OPTIONS
 from umbel.cli.worker_options import OPTIONS
 from umbel.result.single import ABSENT
 
@@ -158,6 +159,7 @@ WITHOUT_EFFECT: Final = _flat(
             name: f"The option {name}= has no effect: {why} (told once)"
             for name, why in carried.WITHOUT_EFFECT.items()
         },
+        "Task.": {option: f"{text}: …" for option, text in IDLE_OPTIONS.items()},
         "umbel": {
             "--skip-checks": "--skip-checks has no effect: Django's checks come with the Django "
             "integration; none are made in this version"

@@ -1,15 +1,18 @@
 """The rare options of `apply_async`: what a message carries, and what is refused."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from umbel import App
+from umbel import App, AsyncResult, Queue, Task
+from umbel.app import carried
 from umbel.app.options import RetryPolicy
 from umbel.exceptions import EncodeError, OperationalError
 from umbel.message import task as task_message
 from umbel.signals import after_task_publish, before_task_publish
+from umbel.testing import Harness
 
 app = App("sending", broker="memory://sending")
 LINK = {"task": "sending.other", "args": [1], "options": {"queue": "q"}}
@@ -76,6 +79,7 @@ def test_links_travel_as_signatures() -> None:
     [
         ({"countdwn": 3}, TypeError, "Did you mean 'countdown'"),
         ({"producer": object()}, TypeError, "no Kombu underneath"),
+        ({"publisher": object()}, TypeError, "no Kombu underneath"),
         ({"connection": object()}, TypeError, "no Kombu underneath"),
         ({"link": "sending.other"}, TypeError, "link takes signatures"),
         ({"link_error": [{"args": []}]}, TypeError, "link_error takes signatures"),
@@ -155,14 +159,105 @@ def test_a_receiver_that_spoils_the_message_is_told() -> None:
         before_task_publish.disconnect(spoil)
 
 
+def test_the_shorter_of_two_timeouts_is_the_deadline(flaky: Any) -> None:
+    publish = flaky(0)
+    cases: list[tuple[dict[str, Any], float]] = [
+        ({}, 5.0),
+        ({"timeout": 3}, 3),
+        ({"confirm_timeout": 2}, 2),
+        ({"timeout": 3, "confirm_timeout": 2}, 2),
+        ({"timeout": 1, "confirm_timeout": 2}, 1),
+    ]
+    for given, expected in cases:
+        add.apply_async((1,), **given)
+        asyncio.run(add.aapply_async((1,), **given))
+        assert publish.timeouts == [expected, expected]
+        publish.timeouts.clear()
+
+
+def test_the_result_may_be_of_a_class_of_ones_own() -> None:
+    class Mine(AsyncResult[Any]):
+        pass
+
+    for result in (
+        add.apply_async((1,), result_cls=Mine),
+        asyncio.run(add.aapply_async((1,), result_cls=Mine)),
+        app.send_task("sending.elsewhere", result_cls=Mine),
+    ):
+        assert type(result) is Mine
+        assert app.engine.broker.browse(id=result.id)
+    assert type(add.delay(1)) is AsyncResult
+    app.engine.broker.purge(["celery"])
+
+
+def test_send_task_takes_the_options_of_the_task_that_it_is_given() -> None:
+    other = App("sending-other", broker="memory://", set_as_current=False)
+
+    @other.task(name="sending.typed", queue="typed", priority=6)
+    def typed() -> None: ...
+
+    app.send_task("sending.typed", task_type=typed)
+    (waiting,) = app.engine.broker.browse("typed")
+    assert waiting.priority == 6
+    app.send_task("sending.typed")
+    (waiting,) = app.engine.broker.browse("celery")
+    assert waiting.priority == 0
+    app.engine.broker.purge(["celery", "typed"])
+
+
+def test_a_task_may_be_left_out_of_its_senders_children(umbel: Harness) -> None:
+    own = App("sending-children")
+    inner = own.task(name="children.inner")(lambda: None)
+
+    @own.task(name="children.outer")
+    def outer() -> list[str]:
+        counted = [inner.delay(), own.send_task(inner.name), inner.apply_async(add_to_parent=True)]
+        inner.apply_async(add_to_parent=False)
+        own.send_task(inner.name, add_to_parent=False)
+        return [result.id for result in counted]
+
+    result = outer.delay()
+    umbel.run()
+    assert [child.id for child in result.children or ()] == result.get()
+
+
+def test_a_task_has_a_serializer_of_its_own() -> None:
+    class Packed(Task[..., Any]):
+        serializer = "msgpack"
+
+    packed = app.task(base=Packed, name="sending.packed")(lambda x: x)
+    for options, content_type in [
+        ({}, "application/x-msgpack"),
+        ({"serializer": "json"}, "application/json"),
+    ]:
+        packed.apply_async((1,), **options)
+        (waiting,) = app.engine.broker.browse("celery")
+        assert json.loads(waiting.payload)["content-type"] == content_type
+        app.engine.broker.purge(["celery"])
+
+
+def test_options_without_effect_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    carried._told.clear()
+    for _ in range(2):
+        sent(mandatory=True, immediate=True, declare=[Queue("q")])
+    for option in ("mandatory", "immediate", "declare"):
+        assert caplog.text.count(f"The option {option}= has no effect: ") == 1
+    caplog.clear()
+    carried._told.clear()
+    sent(mandatory=False, immediate=None, declare=[])
+    assert "has no effect" not in caplog.text
+
+
 class Flaky:
     """A broker that fails so many times, and then is the real one."""
 
     def __init__(self, failures: int) -> None:
         self.failures, self.tries = failures, 0
+        self.timeouts: list[float] = []
 
     def __call__(self, messages: Any, *, timeout: float = 5.0) -> None:
         self.tries += 1
+        self.timeouts.append(timeout)
         if self.tries <= self.failures:
             raise OperationalError("not now")
         type(app.engine.broker).publish(app.engine.broker, messages, timeout=timeout)
@@ -223,8 +318,6 @@ async def _asend(**options: Any) -> None:
 
 
 def test_a_coroutine_tries_again_too(flaky: Any) -> None:
-    import asyncio
-
     publish = flaky(2)
     asyncio.run(_asend(retry_policy=FAST))
     assert publish.tries == 3

@@ -749,7 +749,11 @@ class App:
         from umbel.app.publish import build_message
         from umbel.app.routing import route
 
-        task = options.get("task_type") or self.tasks.get(name)
+        task = options.get("task_type")
+        if task is None:
+            task = self.tasks.get(name)
+        else:
+            task.app.finalize(auto=True)  # it may be another app's
         final = route(self, name, args, kwargs, task, options)
         message = build_message(self.conf, name, args, kwargs, task, by_name=True, **final)
         if self.conf.task_always_eager and name in self.tasks:

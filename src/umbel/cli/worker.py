@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -331,7 +331,7 @@ def work(
         tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
              f"purged {count(dropped, 'message')} from {', '.join(queues)}")  # fmt: skip
     app.conf.log_notes()
-    tell_of_rate_limits(app)
+    tell_of_idle_options(app)
     supervisor = Supervisor(
         app,
         Options(
@@ -421,11 +421,20 @@ def tell(asked: Invocation, event: dict[str, Any], text: str) -> None:
     sys.stdout.flush()
 
 
-def tell_of_rate_limits(app: App) -> None:
-    """Say once which tasks run without the limit that they were given."""
-    limited = sorted(task.name for task in app.tasks.values() if task.rate_limit is not None)
-    if limited:
-        log().warning(
-            "rate_limit has no effect in this version; these tasks run without it: %s",
-            ", ".join(limited),
-        )
+IDLE_OPTIONS: Final = {
+    "rate_limit": "rate_limit has no effect in this version; these tasks run without it",
+    "send_events": "send_events=False has no effect: workers of this version send no events at "
+    "all. It is said of",
+}
+"""Options of tasks that this version keeps and does not use, and what is said of them."""
+
+
+def tell_of_idle_options(app: App) -> None:
+    """Say once which tasks have an option that changes nothing."""
+    from umbel.app import Task
+
+    for option, text in IDLE_OPTIONS.items():
+        default = getattr(Task, option)
+        names = [task.name for task in app.tasks.values() if getattr(task, option) != default]
+        if names:
+            log().warning("%s: %s", text, ", ".join(sorted(names)))
