@@ -6,6 +6,7 @@ from umbel.engines.memory import MemoryEngine
 from umbel.testing.contracts import (
     BrokerContract,
     ResultStoreContract,
+    ScheduleContract,
     SettlementContract,
     StateStoreContract,
 )
@@ -28,6 +29,10 @@ class TestSettlements(OnMemory, SettlementContract):
 
 
 class TestResults(OnMemory, ResultStoreContract):
+    pass
+
+
+class TestSchedules(OnMemory, ScheduleContract):
     pass
 
 

@@ -8,6 +8,7 @@ from umbel.engines.sqlite import SqliteEngine
 from umbel.testing.contracts import (
     BrokerContract,
     ResultStoreContract,
+    ScheduleContract,
     SettlementContract,
     SharingContract,
     StateStoreContract,
@@ -35,6 +36,10 @@ class TestSettlements(OnSqlite, SettlementContract):
 
 
 class TestResults(OnSqlite, ResultStoreContract):
+    pass
+
+
+class TestSchedules(OnSqlite, ScheduleContract):
     pass
 
 

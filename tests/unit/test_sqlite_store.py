@@ -180,6 +180,23 @@ def test_a_newer_format_is_refused(engine: SqliteEngine, path: Path) -> None:
     assert stored(path) == ["a"]
 
 
+def test_an_older_format_is_brought_up_to_date(engine: SqliteEngine, path: Path) -> None:
+    schema = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    engine.broker.publish([message("a")])
+    engine.close()
+    connection = sqlite3.connect(path)
+    today = connection.execute(schema).fetchall()
+    connection.execute("DROP TABLE schedule")  # as it was in format 1
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+    assert engine.state.schedules() == []
+    assert stored(path) == ["a"]
+    connection = sqlite3.connect(path)
+    assert connection.execute(schema).fetchall() == today
+    assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    connection.close()
+
+
 @pytest.mark.parametrize("version", [0, FORMAT, FORMAT + 5])
 def test_another_programs_file_is_refused_and_left_as_it_is(path: Path, version: int) -> None:
     path.parent.mkdir()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from umbel.app.options import SendOptions, TaskOptions
     from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
+    from umbel.beat.schedules import Schedules
     from umbel.engines.broker import HistoryEntry, Message
     from umbel.engines.results import ResultStore
     from umbel.engines.state import Engine, HistoryFilter
@@ -868,6 +869,37 @@ class App:
         for tasks whose results are ignored. `umbel result ID` shows those of one task.
         """
         return self.engine.state.history(**which)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The periodic tasks of the app's store: `add`, `edit`, `pause`, `run`, `next`, …"""
+        from importlib import import_module
+
+        # By name: the scheduler lies above the app, which imports nothing of it.
+        schedules: Schedules = import_module("umbel.beat").open_schedules(self)
+        return schedules
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: AnyTask | str | Mapping[str, Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Any,
+    ) -> str:
+        """Declare a periodic task, as an item of `beat_schedule` does; its entry's name.
+
+        `sig` is a task, its name, or a signature. `opts` are options of `apply_async`, or the
+        entry's `timezone`, `misfire`, `misfire_limit`, `jitter` and `relative`. Without a `name`
+        the call is its name: `tasks.add(2, 3)`. Made for receivers of `on_after_configure` and
+        `on_after_finalize`.
+        """
+        from umbel.app.periodic import describe_entry
+
+        key, entry = describe_entry(self, schedule, sig, args, kwargs, name, opts)
+        self.conf.beat_schedule[key] = entry
+        return key
 
     @property
     def waiter(self) -> ResultWaiter:

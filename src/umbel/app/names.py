@@ -39,7 +39,6 @@ _DRIVER = "it tunes a client of a server, and no engine of this version has one"
 _CLASS = "no part of the worker is replaced by a class that a setting names"
 _EVENTS = "comes with events: nothing sends or receives any in this version"
 _REMOTE = "comes with remote control: nothing is broadcast in this version"
-_BEAT = "comes with beat: the value is kept, and nothing runs schedules in this version"
 _CANVAS = "comes with workflows: there are no chords in this version"
 _DAEMON = "the command's own option sets it (umbel worker --help), or the service manager"
 _PRIVILEGES = "set it in the service manager (User=, Group=, UMask= in systemd)"
@@ -251,24 +250,21 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         # ------------------------------------------------------------------------------ beat_
         **_rows(
             "later",
-            _BEAT,
+            _REMOTE,
             beat_enable_remote_control=False,
             beat_remote_control_max_tick_age=None,
+        ),
+        **_rows(
+            "no effect",
+            "a scheduler wakes when something is due, and at least twice a second",
             beat_max_loop_interval=0,
-            beat_sync_every=0,
-            beat_cron_starting_deadline=None,
         ),
+        **_rows("no effect", "each tick is stored in the step that sends it", beat_sync_every=0),
         **_rows(
-            "later",
-            "comes with beat: the schedule is kept and nothing runs it in this version",
-            beat_schedule={},
-        ),
-        **_rows(
-            "later",
-            "comes with beat, whose one scheduler keeps its state in the store, can be edited at "
-            "run time and takes the place of DatabaseScheduler and RedBeat",
+            "no effect",
+            "the one scheduler keeps the schedule in the store, where app.schedules and umbel "
+            "schedule edit it; it takes the place of DatabaseScheduler and RedBeat",
             beat_scheduler="celery.beat:PersistentScheduler",
-            beat_schedule_filename="celerybeat-schedule",
         ),
         # -------------------------------------------------------------------- event_, control_
         **_rows(

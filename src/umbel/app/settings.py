@@ -209,6 +209,19 @@ class Settings(Configuration, IdleSettings):
     security_digest: str = "sha256"
     """The digest that the serializer auth signs."""
 
+    # ------------------------------------------------------------ Periodic tasks
+
+    beat_schedule: dict[str, Any] = {}  # noqa: RUF012  (each `Settings` gets its own)
+    """Periodic tasks by name, each a dict: `task`, `schedule`, and perhaps `args`, `kwargs`,
+    `options`, `relative`, `timezone`, `misfire`, `misfire_limit`, `jitter`. `umbel beat` and
+    `umbel worker -B` run them."""
+    beat_schedule_filename: str | None = None
+    """A file for the state of the schedule, which schedulers of one host share. None: it lies in
+    the store, which schedulers on any number of hosts share."""
+    beat_cron_starting_deadline: float | None = None
+    """How late a crontab's tick may be made up for that no scheduler could fire in time. None:
+    however late."""
+
     # ------------------------------------------------------------ Workers
 
     worker_concurrency: int | None = None

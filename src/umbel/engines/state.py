@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict, Unpack
 
 import msgspec
 
-from umbel.engines.broker import Broker, Delivery, HistoryEntry, StoredResult
+from umbel.engines.broker import Broker, Delivery, HistoryEntry, Message, StoredResult
 from umbel.engines.results import ResultStore
 
 
@@ -78,6 +78,30 @@ class HistoryFilter(TypedDict, total=False):
     """Of a state (`umbel.states`), or LOST: the attempt's process died."""
     limit: int
     """No more than so many; by default 100."""
+
+
+class ScheduleRecord(msgspec.Struct, frozen=True):
+    """One periodic task, as far as a store has to know it."""
+
+    name: str
+    version: int
+    """Chosen at random by whoever writes the record, above 0: it tells this state from all others,
+    also from those of a record of that name that was removed before."""
+    due: float | None
+    """Unix time of the next tick; None: none is to come."""
+    body: bytes
+    """What it is (`umbel.beat.records`); stores keep the bytes."""
+
+
+class ScheduleChange(msgspec.Struct, frozen=True):
+    """A record's next state together with the messages of the ticks that lead there."""
+
+    name: str
+    version: int
+    """Of the record that it starts from; 0: there is none of that name."""
+    record: ScheduleRecord | None
+    """None: it is removed."""
+    messages: tuple[Message, ...] = ()
 
 
 class StateStore(Protocol):
@@ -151,6 +175,27 @@ class StateStore(Protocol):
 
     def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first."""
+        ...
+
+    def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
+        """The periodic tasks of these names that there are, all of them without names; by name."""
+        ...
+
+    def due_schedules(self, now: float, limit: int) -> tuple[list[ScheduleRecord], float | None]:
+        """Up to `limit` records due by a Unix time, and when the next one is due after that.
+
+        Those that are due longest come first.
+        """
+        ...
+
+    def change_schedules(self, changes: Sequence[ScheduleChange]) -> list[str]:
+        """Make each change in one atomic step with its messages, if its record is as it was.
+
+        A tick is such a change: the record moves on to its next due time, and the message is
+        published. Of any number of schedulers that try it one succeeds, so a tick is in the store
+        once. Returns the names of the changes that were refused, as the record is gone, has another
+        version, or is there already; nothing of those was done.
+        """
         ...
 
     def keep_house(

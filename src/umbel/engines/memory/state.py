@@ -12,7 +12,14 @@ import msgspec
 from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
 from umbel.engines.memory.store import Store
-from umbel.engines.state import DeadLetter, HistoryFilter, NameTaken, WorkerRecord
+from umbel.engines.state import (
+    DeadLetter,
+    HistoryFilter,
+    NameTaken,
+    ScheduleChange,
+    ScheduleRecord,
+    WorkerRecord,
+)
 
 
 class MemoryState:
@@ -166,6 +173,41 @@ class MemoryState:
                 if all(getattr(entry, field) == value for field, value in asked)
             )
             return list(islice(chosen, limit))
+
+    def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
+        """The periodic tasks; see the contract."""
+        with self._store.lock:
+            there = self._store.schedules
+            wanted = there.keys() if names is None else there.keys() & set(names)
+            return [there[name] for name in sorted(wanted)]
+
+    def due_schedules(self, now: float, limit: int) -> tuple[list[ScheduleRecord], float | None]:
+        """Periodic tasks that are due; see the contract."""
+        with self._store.lock:
+            waiting = [(r.due, r) for r in self._store.schedules.values() if r.due is not None]
+        waiting.sort(key=lambda pair: pair[0])
+        due = [record for at, record in waiting if at <= now]
+        return due[:limit], next((at for at, _ in waiting if at > now), None)
+
+    def change_schedules(self, changes: Sequence[ScheduleChange]) -> list[str]:
+        """Move periodic tasks on; see the contract."""
+        store = self._store
+        refused = []
+        now = clock.time()
+        with store.lock:
+            for change in changes:
+                found = store.schedules.get(change.name)
+                if change.version != (0 if found is None else found.version):
+                    refused.append(change.name)
+                    continue
+                if change.record is None:
+                    store.schedules.pop(change.name, None)
+                else:
+                    store.schedules[change.name] = change.record
+                for message in change.messages:
+                    store.add(message, now)
+            store.ring("work")
+        return refused
 
     def keep_house(
         self, *, history_age: float | None = None, history_rows: int | None = None

@@ -16,7 +16,7 @@ import msgspec
 
 from umbel import clock, states
 from umbel.engines.broker import Bury, Delivery, HistoryEntry, Message, StoredResult
-from umbel.engines.state import DeadLetter, WorkerRecord
+from umbel.engines.state import DeadLetter, ScheduleRecord, WorkerRecord
 
 HISTORY_ROWS: Final = 10_000
 """Most ended attempts that are kept, whatever the settings allow: memory is dear."""
@@ -95,6 +95,7 @@ class Store:
         self.claimed: dict[int, dict[int, Held]] = {}
         """The messages that each worker holds, by number."""
         self.paused: set[str] = set()
+        self.schedules: dict[str, ScheduleRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.incarnations = 0
         self.revoked: dict[str, tuple[int, float]] = {}

@@ -7,7 +7,9 @@ locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -29,8 +31,11 @@ from umbel.exceptions import (
 
 T = TypeVar("T")
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The store's format version, kept as `PRAGMA user_version`."""
+UPGRADES: Final = {1: ("schedule", "schedule_due")}
+"""What schema.sql has that a store of a format had not yet."""
+CREATES: Final = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)
 APPLICATION_ID: Final = 0x756D626C  # "umbl"
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
@@ -72,6 +77,18 @@ def open_connection(
             time.sleep(0.005)
 
 
+def is_store(path: Path) -> bool:
+    """Whether a file is a store of ours, or an empty one; nothing is changed."""
+    if path.is_file() and path.stat().st_size == 0:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(application == APPLICATION_ID)
+
+
 def _connect(path: Path, durability: str) -> sqlite3.Connection:
     # The file is private from its first moment, and SQLite gives its mode to the log.
     previous = os.umask(0o077) if not path.exists() else None
@@ -99,20 +116,22 @@ def _prepare(connection: sqlite3.Connection, path: Path, durability: str) -> Non
     execute("PRAGMA secure_delete=OFF")
     execute("BEGIN")  # one view of the file: another process may just be creating it
     try:
-        there = _is_store(connection, path)
+        version = _format_of(connection, path)
     finally:
         execute("ROLLBACK")
-    if not there:
-        _create(connection, path)
+    if version == 0:
+        execute("PRAGMA journal_mode=WAL")
+    if version < FORMAT:
+        _upgrade(connection, path)
 
 
-def _is_store(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file is a store that this package can use; False if there is nothing in it."""
+def _format_of(connection: sqlite3.Connection, path: Path) -> int:
+    """The format of a store that this package can use; 0 if there is nothing in the file."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
-        return False
+        return 0
     if application != APPLICATION_ID:
         message = (
             f"{path} is a SQLite file, but not a store of umbel. It was left as it is. "
@@ -125,7 +144,7 @@ def _is_store(connection: sqlite3.Connection, path: Path) -> bool:
             f"knows {FORMAT}). Install the newer version, or name another store with UMBEL_HOME."
         )
         raise ImproperlyConfigured(message)
-    return True
+    return int(version)
 
 
 def _keep_out_of_version_control(folder: Path) -> None:
@@ -134,17 +153,21 @@ def _keep_out_of_version_control(folder: Path) -> None:
         (folder / ".gitignore").write_text("*\n", encoding="ascii")
 
 
-def _create(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring an empty file, or a store of an older package, to today's format, in one step."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_store(connection, path):  # nobody else was faster
+        version = _format_of(connection, path)
+        if version < FORMAT:  # nobody else was faster
             schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+            new = {name for old, names in UPGRADES.items() if old >= version for name in names}
             for statement in _statements(schema):
-                connection.execute(statement)
+                if version == 0 or not new.isdisjoint(CREATES.findall(statement)):
+                    connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
-            _keep_out_of_version_control(path.parent)
+            if version == 0:
+                _keep_out_of_version_control(path.parent)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -79,4 +79,15 @@ CREATE TABLE revocation (
     until  REAL NOT NULL
 );
 
+-- Periodic tasks, and when each is due next; NULL: not again. A row's version is a random number,
+-- another one at each change: who fires a tick, or edits, names the version that it starts from.
+CREATE TABLE schedule (
+    number  INTEGER PRIMARY KEY,
+    name    TEXT    NOT NULL UNIQUE,
+    version INTEGER NOT NULL,
+    due     REAL,
+    body    BLOB    NOT NULL  -- umbel.beat.records
+);
+CREATE INDEX schedule_due ON schedule (due) WHERE due IS NOT NULL;
+
 CREATE TABLE pause (queue TEXT PRIMARY KEY) WITHOUT ROWID;

@@ -10,12 +10,25 @@ import msgspec
 
 from umbel import clock
 from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
-from umbel.engines.sqlite.broker import ROWS, delivery, revocations_version, tag_range
+from umbel.engines.sqlite.broker import (
+    ROWS,
+    delivery,
+    insert_messages,
+    revocations_version,
+    tag_range,
+)
 from umbel.engines.sqlite.checkpoint import Checkpointer
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.results import put_results
 from umbel.engines.sqlite.wake import Bell
-from umbel.engines.state import DeadLetter, HistoryFilter, NameTaken, WorkerRecord
+from umbel.engines.state import (
+    DeadLetter,
+    HistoryFilter,
+    NameTaken,
+    ScheduleChange,
+    ScheduleRecord,
+    WorkerRecord,
+)
 
 CLAIMS = """
 SELECT number, worker, attempt, queue, payload, priority, deliveries, suspect, unknown_since, early
@@ -27,6 +40,13 @@ SELECT id, task, queue, state, at, runtime, worker, retries, error FROM history
 WHERE (:task IS NULL OR task = :task) AND (:id IS NULL OR id = :id)
 AND (:state IS NULL OR state = :state)
 ORDER BY number DESC LIMIT :limit
+"""
+SCHEDULES = "SELECT name, version, due, body FROM schedule"
+ADD_SCHEDULE = """
+INSERT INTO schedule (name, version, due, body) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING
+"""
+CHANGE_SCHEDULE = """
+UPDATE schedule SET version = ?, due = ?, body = ? WHERE name = ? AND version = ?
 """
 REPLAY = """
 INSERT INTO message (tag, queue, priority, published, payload)
@@ -197,6 +217,42 @@ class SqliteState:
         rows = self._database.read(lambda c: c.execute(HISTORY, asked).fetchall())
         return [HistoryEntry(*row) for row in rows]
 
+    def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
+        """The periodic tasks; see the contract."""
+        where = "" if names is None else " WHERE name IN (SELECT value FROM json_each(?))"
+        values = () if names is None else (msgspec.json.encode(list(names)).decode(),)
+        rows = self._database.read(
+            lambda c: c.execute(f"{SCHEDULES}{where} ORDER BY name", values).fetchall()
+        )
+        return [ScheduleRecord(*row) for row in rows]
+
+    def due_schedules(self, now: float, limit: int) -> tuple[list[ScheduleRecord], float | None]:
+        """Periodic tasks that are due; see the contract."""
+
+        def query(connection: sqlite3.Connection) -> tuple[list[ScheduleRecord], float | None]:
+            execute = connection.execute
+            rows = execute(f"{SCHEDULES} WHERE due <= ? ORDER BY due LIMIT ?", (now, limit))
+            found = [ScheduleRecord(*row) for row in rows]
+            (coming,) = execute("SELECT min(due) FROM schedule WHERE due > ?", (now,)).fetchone()
+            return found, coming
+
+        return self._database.read(query)
+
+    def change_schedules(self, changes: Sequence[ScheduleChange]) -> list[str]:
+        """Move periodic tasks on; see the contract."""
+        refused: list[str] = []
+        for start in range(0, len(changes), ROWS):
+            with self._database.write() as connection:
+                for change in changes[start : start + ROWS]:
+                    if _change_schedule(connection, change):
+                        insert_messages(connection, change.messages)
+                    else:
+                        refused.append(change.name)
+            self._checkpointer.count_commit()
+        if any(change.messages for change in changes):
+            self._work.ring()
+        return refused
+
     def keep_house(
         self, *, history_age: float | None = None, history_rows: int | None = None
     ) -> bool:
@@ -238,6 +294,22 @@ def _revoke(
             waiting.append(result.id)
             put_results(connection, [result])
     return waiting
+
+
+def _change_schedule(connection: sqlite3.Connection, change: ScheduleChange) -> bool:
+    """Bring a schedule's row to its next state, if it is as the change says."""
+    record, fence = change.record, (change.name, change.version)
+    if record is None:
+        done = connection.execute("DELETE FROM schedule WHERE name = ? AND version = ?", fence)
+    elif change.version == 0:
+        done = connection.execute(
+            ADD_SCHEDULE, (record.name, record.version, record.due, record.body)
+        )
+    else:
+        done = connection.execute(
+            CHANGE_SCHEDULE, (record.version, record.due, record.body, *fence)
+        )
+    return done.rowcount == 1
 
 
 def _record(number: int, renewals: int, dead: int, blob: bytes) -> WorkerRecord:

@@ -12,7 +12,8 @@ failing test::
             yield engine
             engine.close()
 
-So for `BrokerContract`, `SettlementContract`, `ResultStoreContract` and `StateStoreContract`.
+So for `BrokerContract`, `SettlementContract`, `ResultStoreContract`, `StateStoreContract` and
+`ScheduleContract`.
 An engine that several processes can open at once also passes `SharingContract`, which needs a
 fixture `opener`: a function without arguments, which can be pickled, and which opens the same store
 as `engine` in another process.
@@ -21,11 +22,15 @@ as `engine` in another process.
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in ("broker", "results", "settlements", "sharing", "state"))
+    *(
+        f"{__name__}.{module}"
+        for module in ("broker", "results", "schedules", "settlements", "sharing", "state")
+    )
 )
 
 from umbel.testing.contracts.broker import BrokerContract  # noqa: E402  (rewritten from here on)
 from umbel.testing.contracts.results import ResultStoreContract  # noqa: E402
+from umbel.testing.contracts.schedules import ScheduleContract  # noqa: E402
 from umbel.testing.contracts.settlements import SettlementContract  # noqa: E402
 from umbel.testing.contracts.sharing import SharingContract  # noqa: E402
 from umbel.testing.contracts.state import StateStoreContract  # noqa: E402
@@ -33,6 +38,7 @@ from umbel.testing.contracts.state import StateStoreContract  # noqa: E402
 __all__ = [
     "BrokerContract",
     "ResultStoreContract",
+    "ScheduleContract",
     "SettlementContract",
     "SharingContract",
     "StateStoreContract",

@@ -1,22 +1,17 @@
-"""When something is due, as values: `crontab` and `schedule` (`celery.schedules`)."""
+"""At the times of day that fields name, in Celery's grammar."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from datetime import date, datetime, tzinfo
+from typing import TYPE_CHECKING, Any, Final
+
+from umbel.schedules.base import BaseSchedule
+from umbel.schedules.zones import Span, spans
 
 if TYPE_CHECKING:
     from umbel.app import App
-
-__all__ = [
-    "Cronspec",
-    "ParseException",
-    "crontab",
-    "crontab_parser",
-    "maybe_schedule",
-    "schedule",
-]
 
 Cronspec = int | str | Iterable[int]
 """A field of a crontab: a number, text in its grammar, or numbers."""
@@ -29,67 +24,18 @@ LONGEST: Final = dict(
     zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True)
 )
 """Days of the months in their longest year."""
+YEARS: Final = 41
+"""A 29 February on one day of the week comes within 40 years, also around a year like 2100."""
+EPOCH: Final = date(1970, 1, 1).toordinal()
+DAY: Final = 1440
+"""Minutes."""
 
 
 class ParseException(ValueError):  # noqa: N818  (Celery's name)
     """A field of a crontab is not in its grammar; the message names field and part."""
 
 
-class schedule:  # noqa: N801  (Celery's name)
-    """Every so often: `schedule(30)`, `schedule(timedelta(hours=1))`.
-
-    `run_every` is a timedelta or seconds. With `relative`, the times are rounded to its unit:
-    every hour is then at the full hour.
-    """
-
-    def __init__(
-        self,
-        run_every: float | timedelta | None = None,
-        relative: bool = False,
-        nowfun: Callable[[], datetime] | None = None,
-        app: App | None = None,
-    ) -> None:
-        if run_every is None:
-            run_every = 0
-        if not isinstance(run_every, timedelta):
-            run_every = timedelta(seconds=run_every)
-        if run_every < timedelta():
-            raise ValueError(f"run_every must not be negative; got {run_every.total_seconds():g} s")
-        self.run_every = run_every
-        self.relative = relative
-        self.nowfun = nowfun
-        self.app = app
-
-    @property
-    def seconds(self) -> float:
-        """`run_every` in seconds."""
-        return max(self.run_every.total_seconds(), 0.0)
-
-    @property
-    def human_seconds(self) -> str:
-        """`run_every` for people: "1.00 hour"."""
-        rest = self.seconds
-        for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-            if rest >= size:
-                return f"{rest / size:.2f} {unit}{'' if rest == size else 's'}"
-        return f"{rest:.2f} second{'' if rest == 1 else 's'}"
-
-    def __repr__(self) -> str:
-        return f"<freq: {self.human_seconds}>"
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, schedule):
-            return self.run_every == other.run_every and self.relative == other.relative
-        return isinstance(other, (int, float, timedelta)) and self == schedule(other)
-
-    def __hash__(self) -> int:
-        return hash(self.run_every)
-
-    def __reduce__(self) -> tuple[type[schedule], tuple[Any, ...]]:
-        return type(self), (self.run_every, self.relative, self.nowfun)
-
-
-class crontab:  # noqa: N801  (Celery's name)
+class crontab(BaseSchedule):  # noqa: N801  (Celery's name)
     """At the minutes that all of its fields name: `crontab(minute=0, hour="8-18/2")`.
 
     A field is a number, numbers, or text: `*`, `5`, `1-5`, `*/15`, `8-18/2`, lists of these with
@@ -97,6 +43,11 @@ class crontab:  # noqa: N801  (Celery's name)
     wrap: `fri-mon`. `day_of_month` and `day_of_week` must both agree (unlike cron). What a field
     has is in the set of its name. `ValueError` for what is not in the grammar, and for a date
     that never comes.
+
+    Where the clocks change: a time that is left out is made up for at the end of the gap, once; a
+    time that comes twice counts the first time. But where the hours before, in and after the change
+    are all named, the schedule is hourly there: each minute that there is and that fits is due, so
+    nothing is made up for, and both of two like times count.
     """
 
     def __init__(
@@ -116,8 +67,9 @@ class crontab:  # noqa: N801  (Celery's name)
         self.day_of_week: frozenset[int] = _expand("day_of_week", day_of_week, 0, 6, DAYS)
         self.day_of_month: frozenset[int] = _expand("day_of_month", day_of_month, 1, 31)
         self.month_of_year: frozenset[int] = _expand("month_of_year", month_of_year, 1, 12, MONTHS)
-        self.nowfun = nowfun
-        self.app = app
+        super().__init__(nowfun, app)
+        self._hours = sorted(self.hour)
+        self._minutes = sorted(self.minute)
         longest = max(LONGEST[month] for month in self.month_of_year)
         if min(self.day_of_month) > longest:
             raise ValueError(
@@ -135,6 +87,76 @@ class crontab:  # noqa: N801  (Celery's name)
             )
         minute, hour, day_of_month, month_of_year, day_of_week = fields
         return cls(minute, hour, day_of_week, day_of_month, month_of_year)
+
+    def next_tick(self, after: float, zone: tzinfo | None = None) -> float | None:
+        """The first due time after a Unix time."""
+        for span in spans(zone or self.tz, after, YEARS):
+            due = self._first_of(span, after)
+            if due is not None:
+                return due
+        return None
+
+    def _first_of(self, span: Span, after: float) -> float | None:
+        """The first due time of a span that is after a Unix time."""
+        start, end, offset, before = span
+        # Minutes of local time since 1970, as the clock on the wall shows them.
+        first = math.floor((after + offset) / 60) + 1
+        if offset != before:
+            left, came = (math.ceil((start + shown) / 60) for shown in (before, offset))
+            first = max(first, came)
+            hourly = self._is_hourly(min(left, came), max(left, came))
+            if left < came and start > after and not hourly:
+                if self._first_match(left, came) is not None:
+                    return start
+            elif came < left and not hourly:
+                first = max(first, left)
+        elif start > after:
+            first = math.ceil((start + offset) / 60)
+        found = self._first_match(first, math.ceil((end + offset) / 60))
+        return None if found is None else float(found * 60 - offset)
+
+    def _is_hourly(self, first: int, last: int) -> bool:
+        """Whether each hour is named from the one before `first` to the one that follows `last`."""
+        hours = range(first // 60 - 1, -(-last // 60) + 1)
+        return all(hour % 24 in self.hour for hour in hours)
+
+    def _first_match(self, first: int, last: int) -> int | None:
+        """The first local minute since 1970 from `first` on, and before `last`, that fits."""
+        day, minute = divmod(first, DAY)
+        while day * DAY < last:
+            today = date.fromordinal(EPOCH + day)
+            if today.month not in self.month_of_year:
+                year, month = divmod(today.year * 12 + today.month, 12)
+                day, minute = date(year, month + 1, 1).toordinal() - EPOCH, 0
+                continue
+            if today.day in self.day_of_month and today.isoweekday() % 7 in self.day_of_week:
+                fits = self._first_of_day(minute)
+                if fits is not None:
+                    found = day * DAY + fits
+                    return found if found < last else None
+            day, minute = day + 1, 0
+        return None
+
+    def _first_of_day(self, start: int) -> int | None:
+        """The first minute of a day from `start` on whose hour and minute are named."""
+        now, past = divmod(start, 60)
+        for hour in self._hours:
+            if hour < now:
+                continue
+            if hour > now:
+                return hour * 60 + self._minutes[0]
+            for minute in self._minutes:
+                if minute >= past:
+                    return hour * 60 + minute
+        return None
+
+    def _is_stale(self, now: float) -> bool:
+        """Whether nothing was due in the last `beat_cron_starting_deadline` seconds."""
+        deadline = None if self.app is None else self.app.conf.beat_cron_starting_deadline
+        if deadline is None:
+            return False
+        latest = self.next_tick(now - deadline - 1e-6)
+        return latest is None or latest > now
 
     def __repr__(self) -> str:
         minute, hour, day_of_week, day_of_month, month_of_year = self._given
@@ -155,38 +177,6 @@ class crontab:  # noqa: N801  (Celery's name)
 
     def __reduce__(self) -> tuple[type[crontab], tuple[Any, ...]]:
         return type(self), self._given
-
-
-class crontab_parser:  # noqa: N801  (Celery's name)
-    """What a field's text names: `crontab_parser(24).parse("8-18/2")` (for validators).
-
-    The field goes from `min_` on and has `max_` values. Names of months and days are taken.
-    """
-
-    ParseException: ClassVar = ParseException
-    """What `parse` raises."""
-
-    def __init__(self, max_: int = 60, min_: int = 0) -> None:
-        self.max_ = max_
-        self.min_ = min_
-
-    def parse(self, spec: str) -> set[int]:
-        """The numbers; `ParseException` (a `ValueError`) for what is not in the grammar."""
-        names = {len(DAYS): DAYS, len(MONTHS): MONTHS}.get(self.max_, ())
-        return set(_expand("field", spec, self.min_, self.min_ + self.max_ - 1, names))
-
-
-def maybe_schedule(
-    s: float | timedelta | schedule | crontab | None,
-    relative: bool = False,
-    app: App | None = None,
-) -> schedule | crontab | None:
-    """A schedule of seconds or a timedelta; a schedule, then of `app`, and None as they are."""
-    if isinstance(s, (int, float, timedelta)):
-        return schedule(s, relative, app=app)
-    if s is not None:
-        s.app = app
-    return s
 
 
 def _expand(
@@ -251,3 +241,21 @@ def _number(field: str, text: str, part: str, low: int, names: tuple[str, ...]) 
 
 def _wrong_type(field: str, given: object) -> TypeError:
     return TypeError(f"{field} must be a whole number, text, or whole numbers; got {given!r}")
+
+
+class crontab_parser:  # noqa: N801  (Celery's name)
+    """Reads one field of a crontab: `crontab_parser(24).parse("8-18/2")` is `{8, 10, …}`.
+
+    Its numbers are those from `min_` on, `max_` of them; names of days and months are known.
+    """
+
+    ParseException = ParseException
+
+    def __init__(self, max_: int = 60, min_: int = 0) -> None:
+        self.max_ = max_
+        self.min_ = min_
+
+    def parse(self, spec: str) -> set[int]:
+        """The numbers that a text names; `ParseException` if it is not in the grammar."""
+        names = {(7, 0): DAYS, (12, 1): MONTHS}.get((self.max_, self.min_), ())
+        return set(_expand("field", spec, self.min_, self.max_ + self.min_ - 1, names))

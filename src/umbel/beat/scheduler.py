@@ -1,0 +1,202 @@
+"""The scheduler: finds the entries that are due and fires their ticks.
+
+Any number of them may run on one store, and none is in charge: a tick is the change of its entry's
+record together with the tick's message, and a change from a state that has passed is refused. So
+neither a scheduler that is killed, stopped or late, nor one whose clock is wrong, can lose or double
+a tick. One that was refused has a quicker neighbour, and lets it go first for a moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from umbel import clock
+from umbel.app.parcel import Parcel, announce
+from umbel.beat import records
+from umbel.beat.declared import follow, owner_of, read_declared
+from umbel.beat.entries import Entry, decode, encode, restore
+from umbel.beat.records import Body, ScheduleStore, read_body
+from umbel.beat.sending import build
+from umbel.beat.ticks import ON_TIME, Turn, take_turn
+from umbel.engines.broker import Message
+from umbel.engines.state import ScheduleChange, ScheduleRecord
+from umbel.exceptions import DecodeError, OperationalError
+
+if TYPE_CHECKING:
+    from umbel.app import App
+
+logger = logging.getLogger("umbel.beat")
+
+LOOK_EVERY: Final = 0.5
+"""Longest sleep in seconds: so soon is an entry in force that somebody adds or edits."""
+BATCH: Final = 100
+"""Entries that are dealt with in one step."""
+PATIENCE: Final = (0.2, 0.5)
+"""For how many seconds, at random, one lets its quicker neighbours go first."""
+SHORTEST_SLEEP: Final = 0.005
+ASK_AGAIN: Final = 60.0
+"""Seconds after which an entry is tried again whose schedule has failed."""
+MOST_KNOWN: Final = 50_000
+"""Definitions that are kept read."""
+
+
+class Step(NamedTuple):
+    """What a scheduler does with an entry that is due."""
+
+    change: ScheduleChange
+    task: str
+
+
+class Scheduler:
+    """One scheduler of an app's periodic tasks."""
+
+    def __init__(self, app: App, store: ScheduleStore) -> None:
+        self._app = app
+        self._store = store
+        self._declared: dict[tuple[str, bytes], Entry] = {}
+        """The entries of the code, by name and definition."""
+        self._entries: dict[tuple[str, bytes], Entry | None] = {}
+        """Entries that were read from records; None for what is not to be fired here."""
+        self._patience = 0.0
+        self._passed_over = 0
+        self._complaint = ""
+        self._stopping = threading.Event()
+        self.fired = 0
+        """Ticks so far."""
+
+    def declare(self) -> int:
+        """Let the store follow the code; how many entries that declares."""
+        entries = read_declared(self._app)
+        owner = owner_of(self._app)
+        self._declared = {(name, encode(entry, owner)): entry for name, entry in entries.items()}
+        follow(self._app, self._store, entries)
+        return len(entries)
+
+    def run(self) -> None:
+        """Fire what is due, until `stop`."""
+        while not self._stopping.wait(self.turn()):
+            pass
+
+    def stop(self) -> None:
+        """End `run`; may be called from a signal handler."""
+        self._stopping.set()
+
+    def turn(self) -> float:
+        """Fire what is due; seconds until the next turn."""
+        try:
+            wait = self._fire_due()
+        except OperationalError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                logger.warning("%s Trying again every %g s", error, LOOK_EVERY)
+            return LOOK_EVERY
+        except Exception:
+            # A scheduler that ends in silence is the worst that can happen here.
+            logger.exception("The scheduler goes on after an error")
+            return LOOK_EVERY
+        if self._complaint:
+            logger.warning("The schedule goes on")
+            self._complaint = ""
+        return wait
+
+    def _fire_due(self) -> float:
+        now = clock.time()
+        limit = BATCH + self._passed_over
+        due, coming = self._store.due_schedules(now - self._patience, limit)
+        steps = [step for record in due if (step := self._advance(record, now)) is not None]
+        self._passed_over = len(due) - len(steps)
+        if steps:
+            self._fire(steps)
+        if len(due) == limit:
+            return 0.0
+        times = [step.change.record.due for step in steps if step.change.record is not None]
+        next_one = min((at for at in (coming, *times) if at is not None), default=float("inf"))
+        return min(max(next_one + self._patience - clock.time(), SHORTEST_SLEEP), LOOK_EVERY)
+
+    def _fire(self, steps: list[Step]) -> None:
+        refused = set(self._store.change_schedules([step.change for step in steps]))
+        self._patience = random.uniform(*PATIENCE) if refused else 0.0  # noqa: S311
+        for change, task in steps:
+            if change.name in refused or not change.messages:
+                continue
+            self.fired += 1
+            logger.info("Scheduler: Sending due task %s (%s)", change.name, task)
+            for message in change.messages:
+                logger.debug("%s sent. id->%s", task, message.id)
+                if isinstance(message, Parcel):
+                    announce(message)
+
+    def _advance(self, record: ScheduleRecord, now: float) -> Step | None:
+        """The step that a record's due tick brings; None if it is not this scheduler's to fire."""
+        if record.due is None:
+            return None
+        try:
+            body = read_body(record)
+        except DecodeError as error:
+            self._entry_error(record.name, record.body, error)
+            return None
+        entry = self._find((record.name, bytes(body.definition)))
+        if entry is None:
+            return None
+        last = body.added if body.last is None else body.last
+        try:
+            turn = take_turn(entry, record.due, last, now)
+        except Exception as error:
+            logger.exception("The schedule of %s has failed; asking it again in %g s", entry.name,
+                             ASK_AGAIN)  # fmt: skip
+            failed = msgspec.structs.replace(body, error=f"schedule: {error!r}")
+            return Step(records.change(record, failed, now + ASK_AGAIN), entry.task)
+        return Step(self._move_on(record, body, entry, turn, now), entry.task)
+
+    def _move_on(
+        self, record: ScheduleRecord, body: Body, entry: Entry, turn: Turn, now: float
+    ) -> ScheduleChange:
+        messages: list[Message] = []
+        sent, error = 0, None
+        for due in turn.fire:
+            try:
+                messages += build(self._app, entry, due)
+                sent += 1
+            except Exception as failure:
+                logger.exception("The tick of %s could not be sent", entry.name)
+                error = repr(failure)
+        late = now - (record.due or now)
+        if turn.missed and late > ON_TIME:
+            logger.warning(
+                "%s was due %.0f s ago, when no scheduler ran: of %d ticks since then %d are run "
+                "(misfire=%s)",
+                entry.name, late, turn.missed + len(turn.fire), len(turn.fire), entry.misfire,
+            )  # fmt: skip
+        moved = msgspec.structs.replace(
+            body,
+            last=body.last if turn.last is None else turn.last,
+            runs=body.runs + sent,
+            missed=body.missed + turn.missed,
+            error=error if turn.fire else body.error,
+        )
+        if turn.due is None and sent and decode(bytes(body.definition)).owner is None:
+            return ScheduleChange(record.name, record.version, None, tuple(messages))  # its last
+        return records.change(record, moved, turn.due, tuple(messages))
+
+    def _find(self, key: tuple[str, bytes]) -> Entry | None:
+        if key in self._declared:
+            return self._declared[key]
+        if key not in self._entries:
+            if len(self._entries) >= MOST_KNOWN:
+                self._entries.clear()
+            try:
+                self._entries[key] = restore(key[0], decode(key[1]), self._app)
+            except DecodeError as error:
+                self._entry_error(*key, error)
+        return self._entries[key]
+
+    def _entry_error(self, name: str, data: bytes, error: DecodeError) -> None:
+        if (name, data) not in self._entries:
+            self._entries[name, data] = None
+            logger.warning("The entry %s is left to other schedulers: %s", name, error)
+
