@@ -22,6 +22,8 @@ __all__ = [
     "after_setup_logger",
     "after_setup_task_logger",
     "after_task_publish",
+    "beat_embedded_init",
+    "beat_init",
     "before_task_publish",
     "celeryd_after_setup",
     "celeryd_init",
@@ -319,6 +321,13 @@ worker_shutting_down: Signal = _signal("worker_shutting_down", "sig", "how", "ex
 """The worker was told to stop; `sender` is its node name, `how` is "Warm" or "Cold"."""
 worker_shutdown: Signal = _signal("worker_shutdown")
 """The worker has stopped."""
+
+# ------------------------------------------------------------------------------------ beat
+
+beat_init = _signal("beat_init")
+"""`umbel beat` runs the schedule from here on; `sender` is its scheduler."""
+beat_embedded_init = _signal("beat_embedded_init")
+"""A worker does (`-B`); `sender` is its scheduler."""
 
 # ---------------------------------------------------------------------------------- logging
 

@@ -872,7 +872,7 @@ class App:
 
     @cached_property
     def schedules(self) -> Schedules:
-        """The periodic tasks of the app's store: `add`, `edit`, `pause`, `run`, `next`, …"""
+        """The periodic tasks of the app's store, to be added, edited, paused, run (`Schedules`)."""
         from importlib import import_module
 
         # By name: the scheduler lies above the app, which imports nothing of it.

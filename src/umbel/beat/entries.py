@@ -105,7 +105,7 @@ def read_entry(name: str, given: object, app: App) -> Entry:
 
 def make_entry(
     app: App,
-    name: str,
+    name: Any,
     task: Any,
     when: Any,
     args: Sequence[Any] | None = None,
@@ -115,8 +115,8 @@ def make_entry(
     relative: bool = False,
     timezone: str | tzinfo | None = None,
     misfire: Misfire = "once",
-    misfire_limit: int = MOST_MISFIRES,
-    jitter: float | timedelta = 0.0,
+    misfire_limit: Any = MOST_MISFIRES,
+    jitter: Any = 0.0,
     last_run_at: datetime | None = None,
 ) -> Entry:
     """A checked entry; `TypeError` or `ValueError` says what is wrong with which part."""
@@ -196,7 +196,9 @@ def encode(entry: Entry, owner: str | None) -> bytes:
         call = serializer.dumps([list(entry.args), entry.kwargs, entry.options])
     except EncodeError:
         needs_code = True
-        call = msgspec.json.encode(_strip_addresses(repr((entry.args, entry.kwargs, entry.options))))
+        call = msgspec.json.encode(
+            _strip_addresses(repr((entry.args, entry.kwargs, entry.options)))
+        )
     return msgspec.json.encode(
         Definition(
             entry.task, when, msgspec.Raw(call), entry.timezone, entry.misfire,
@@ -241,7 +243,9 @@ def _describe_schedule(when: Any) -> tuple[dict[str, Any], bool]:
     """A schedule as plain data, and whether its code is needed to know what it means."""
     for kind, known in KINDS.items():
         if type(when) is known and when.nowfun is None:
-            return {kind: [_plain(value) for value in when.__reduce__()[1] if value is not None]}, False
+            return {
+                kind: [_plain(value) for value in when.__reduce__()[1] if value is not None]
+            }, False
     kind = f"{type(when).__module__}.{type(when).__qualname__}"
     return {"code": f"{kind}: {_strip_addresses(repr(when))}"}, True
 
@@ -263,7 +267,9 @@ def describe_schedule(when: Mapping[str, Any]) -> str:
     """A definition's schedule for people."""
     ((kind, values),) = when.items()
     if kind == "every":
-        return f"every {timedelta(seconds=values[0])}" if values[0] >= 60 else f"every {values[0]:g} s"
+        return (
+            f"every {timedelta(seconds=values[0])}" if values[0] >= 60 else f"every {values[0]:g} s"
+        )
     if kind == "crontab":
         minute, hour, of_week, of_month, month = (
             value if isinstance(value, (str, int)) else ",".join(map(str, value))

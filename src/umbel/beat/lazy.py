@@ -14,7 +14,7 @@ class BeatLazyFunc:
 
     def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._func = func
-        self._func_params = {"args": args, "kwargs": kwargs}
+        self._args, self._kwargs = args, kwargs
 
     def __call__(self) -> Any:
         """The argument."""
@@ -22,7 +22,7 @@ class BeatLazyFunc:
 
     def delay(self) -> Any:
         """The argument (Celery's name)."""
-        return self._func(*self._func_params["args"], **self._func_params["kwargs"])
+        return self._func(*self._args, **self._kwargs)
 
     def __repr__(self) -> str:
         name = getattr(self._func, "__qualname__", repr(self._func))

@@ -36,9 +36,7 @@ def open_schedules(app: App) -> Schedules:
     return Schedules(app, lambda: open_store(app))
 
 
-def open_store(
-    app: App, file: str | None = None, engine: Engine | None = None
-) -> ScheduleStore:
+def open_store(app: App, file: str | None = None, engine: Engine | None = None) -> ScheduleStore:
     """The records of an app: in its store, or in the file that is given or set.
 
     `engine`: the connection to the app's store that is to be used.
@@ -69,8 +67,8 @@ class FileStore:
     """Records in a SQLite file of their own, whose ticks go on to the app's store.
 
     A tick and its message are written to the file in one step, the message then goes on to the
-    store and out of the file. Whoever does so holds a lock, which the kernel frees when it dies; its
-    successor sends what was left, unless the store knows it already.
+    store and out of the file. Whoever does so holds a lock, which the kernel frees when it dies;
+    its successor sends what was left, unless the store knows it already.
     """
 
     def __init__(self, path: Path, target: Engine) -> None:
@@ -135,8 +133,8 @@ class FileStore:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise OperationalError(
-                            f"Another scheduler has held {path} for {LOCK_TIMEOUT:g} s; nothing was "
-                            "sent. Look for one that is stopped."
+                            f"Another scheduler has held {path} for {LOCK_TIMEOUT:g} s; nothing "
+                            "was sent. Look for one that is stopped."
                         ) from None
                     time.sleep(0.005)
             yield

@@ -2,8 +2,8 @@
 
 Any number of them may run on one store, and none is in charge: a tick is the change of its entry's
 record together with the tick's message, and a change from a state that has passed is refused. So
-neither a scheduler that is killed, stopped or late, nor one whose clock is wrong, can lose or double
-a tick. One that was refused has a quicker neighbour, and lets it go first for a moment.
+neither a scheduler that is killed, stopped or late, nor one whose clock is wrong, can lose or
+double a tick. One that was refused has a quicker neighbour, and lets it go first for a moment.
 """
 
 from __future__ import annotations
@@ -199,4 +199,3 @@ class Scheduler:
         if (name, data) not in self._entries:
             self._entries[name, data] = None
             logger.warning("The entry %s is left to other schedulers: %s", name, error)
-

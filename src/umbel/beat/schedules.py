@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +30,7 @@ from umbel.engines.state import ScheduleChange, ScheduleRecord
 from umbel.exceptions import DecodeError, UmbelError
 from umbel.schedules import clocked
 from umbel.schedules.base import tells_ticks
+from umbel.schedules.zones import find_zone
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -121,7 +122,7 @@ class Schedules:
         its time has passed; `TypeError` or `ValueError` says what is wrong with a part.
         """
         entry = make_entry(
-            self._app, name, task, _as_schedule(schedule), args, kwargs, options,
+            self._app, name, task, _as_schedule(schedule, timezone), args, kwargs, options,
             timezone=timezone, misfire=misfire, misfire_limit=misfire_limit, jitter=jitter,
         )  # fmt: skip
         now = clock.time()
@@ -154,12 +155,14 @@ class Schedules:
 
         def change(record: ScheduleRecord, body: Body) -> ScheduleChange:
             old = self._entry(record.name, _own(record, body, "edited"))
-            made = {
+            made: dict[str, Any] = {
                 "task": old.task, "args": old.args, "kwargs": old.kwargs, "options": old.options,
                 "timezone": old.timezone, "misfire": old.misfire,
                 "misfire_limit": old.misfire_limit, "jitter": old.jitter, **given,
             }  # fmt: skip
-            when = old.schedule if schedule is UNSET else _as_schedule(schedule)
+            when = old.schedule
+            if schedule is not UNSET:
+                when = _as_schedule(schedule, made["timezone"])
             new = make_entry(self._app, name, made.pop("task"), when, **made)
             changed = msgspec.structs.replace(
                 body, definition=msgspec.Raw(_encode(new)), error=None
@@ -255,9 +258,8 @@ class Schedules:
     def _first_due(self, entry: Entry, now: float) -> float | None:
         due = first_due(entry, now)
         if due is None and isinstance(entry.schedule, clocked):
-            raise ScheduleError(
-                f"The time of {entry.name!r}, {entry.schedule.clocked_time.isoformat()}, has passed."
-            )
+            moment = entry.schedule.clocked_time.isoformat()
+            raise ScheduleError(f"The time of {entry.name!r}, {moment}, has passed.")
         return due
 
     def _entry(self, name: str, definition: Definition) -> Entry:
@@ -294,8 +296,6 @@ class Schedules:
         )  # fmt: skip
 
     def _zone(self, definition: Definition) -> tzinfo:
-        from umbel.schedules.zones import find_zone
-
         return find_zone(definition.timezone) if definition.timezone else self._app.timezone
 
 
@@ -303,8 +303,13 @@ def _moment(at: float | None, zone: tzinfo) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, zone)
 
 
-def _as_schedule(when: When) -> Any:
-    return clocked(when) if isinstance(when, datetime) else when
+def _as_schedule(when: When, timezone: str | tzinfo | None) -> Any:
+    """A datetime is a time to run once; without a zone it is in the one that is given, or UTC."""
+    if not isinstance(when, datetime):
+        return when
+    if when.tzinfo is None and timezone is not None:
+        when = when.replace(tzinfo=find_zone(timezone) if isinstance(timezone, str) else timezone)
+    return clocked(when)
 
 
 def _encode(entry: Entry) -> bytes:

@@ -20,6 +20,8 @@ STARTED = time.monotonic()
 
 COMMANDS = {
     "worker": "Run tasks until told to stop.",
+    "beat": "Send periodic tasks when they are due.",
+    "schedule": "List, add, edit, pause, run and remove periodic tasks.",
     "call": "Send a task and print its id.",
     "result": "Show what became of a task, or where it is.",
     "status": "Show the workers, where the store is, and what waits in it.",

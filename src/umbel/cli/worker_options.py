@@ -6,7 +6,7 @@ something that is not there, the worker says so instead of starting without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
@@ -14,8 +14,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GOSSIP: Final = "workers do not talk to each other: they share the store, and its leases"
-_BEAT: Final = "beat is not in this version: nothing runs schedules yet"
-_PRIVILEGES: Final = (
+PRIVILEGES: Final = (
     "the service manager does that: User=, Group= and UMask= of a systemd unit, or "
     "`docker run --user`"
 )
@@ -49,23 +48,22 @@ OPTIONS: Final = (
     Legacy(("--heartbeat-interval",), _GOSSIP, kind=float),
     Legacy(("--autoscale",), "autoscaling is not in this version; name the number of processes: "
            "-c N", refused=True),
-    Legacy(("-B", "--beat"), _BEAT, refused=True, flag=True),
-    Legacy(("-s", "--schedule", "--schedule-filename"), _BEAT, refused=True),
-    Legacy(("--scheduler",), _BEAT, refused=True),
+    Legacy(("--scheduler",), "there is one, which keeps its entries in the store, can be edited at "
+           "run time and runs any number of times"),
     Legacy(("--autoreload",), "it is gone since Celery 4; restart the worker on changes: "
            "watchfiles 'umbel worker' .", refused=True, flag=True),
-    Legacy(("--uid",), _PRIVILEGES, refused=True),
-    Legacy(("--gid",), _PRIVILEGES, refused=True),
-    Legacy(("--umask",), _PRIVILEGES, refused=True),
+    Legacy(("--uid",), PRIVILEGES, refused=True),
+    Legacy(("--gid",), PRIVILEGES, refused=True),
+    Legacy(("--umask",), PRIVILEGES, refused=True),
     Legacy(("--executable",), "start the worker with the Python that you want: "
            "/path/to/python -m umbel worker", refused=True),
 )  # fmt: skip
 """All of them."""
 
 
-def legacy_options(function: F) -> F:
+def legacy_options(function: F, options: Sequence[Legacy] = OPTIONS) -> F:
     """Give a command these options; they do not show in its help."""
-    for option in reversed(OPTIONS):
+    for option in reversed(options):
         function = click.option(
             *option.names, _name(option), is_flag=option.flag, hidden=True,
             type=None if option.flag else option.kind,
@@ -73,14 +71,14 @@ def legacy_options(function: F) -> F:
     return function
 
 
-def settle_legacy(given: dict[str, Any]) -> list[str]:
+def settle_legacy(given: dict[str, Any], options: Sequence[Legacy] = OPTIONS) -> list[str]:
     """Take these options out; a line for each that has no effect. `UsageError` for refused ones."""
     lines = []
-    for option in OPTIONS:
+    for option in options:
         value = given.pop(_name(option))
         if value is None or value is False:
             continue
-        name = max(option.names, key=len)
+        name = max(option.names, key=len).partition("/")[0]
         if option.refused:
             raise click.UsageError(f"{name} is refused: {option.reason}.")
         lines.append(f"{name} has no effect: {option.reason}")
@@ -88,4 +86,4 @@ def settle_legacy(given: dict[str, Any]) -> list[str]:
 
 
 def _name(option: Legacy) -> str:
-    return "legacy_" + option.names[-1].strip("-").replace("-", "_")
+    return "legacy_" + option.names[-1].partition("/")[0].strip("-").replace("-", "_")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from umbel import _state, clock
 from umbel.exceptions import ImproperlyConfigured
@@ -93,8 +93,8 @@ class BaseSchedule:
 
 def tells_ticks(schedule: object) -> bool:
     """Whether a schedule tells its due times by `next_tick`, not by an `is_due` of its own."""
-    kind = type(schedule)
-    return (
+    kind: Any = type(schedule)
+    return bool(
         isinstance(schedule, BaseSchedule)
         and kind.next_tick is not BaseSchedule.next_tick
         and kind.is_due is BaseSchedule.is_due

@@ -83,7 +83,7 @@ class solar(BaseSchedule):  # noqa: N801  (Celery's name)
             except ephem.CircumpolarError:
                 start = observer.next_antitransit(sun, start=start)
                 continue
-            due = round(found.datetime().replace(tzinfo=UTC).timestamp(), 6)
+            due: float = round(found.datetime().replace(tzinfo=UTC).timestamp(), 6)
             if due > after:
                 return due
             start = ephem.Date(found + ephem.minute)  # the same one, but for its rounding

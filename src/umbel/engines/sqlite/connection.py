@@ -82,7 +82,9 @@ def is_store(path: Path) -> bool:
     if path.is_file() and path.stat().st_size == 0:
         return True
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        ) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
     except sqlite3.Error:
         return False
