@@ -73,6 +73,9 @@ class AppSettings(TypedDict, total=False):
     security_certificate: str | None
     security_cert_store: str | None
     security_digest: str
+    beat_schedule: dict[str, Any]
+    beat_schedule_filename: str | None
+    beat_cron_starting_deadline: float | timedelta | None
     worker_concurrency: int | None
     worker_max_tasks_per_child: int | None
     worker_max_memory_per_child: int | None
@@ -156,10 +159,7 @@ class AppSettings(TypedDict, total=False):
     beat_remote_control_max_tick_age: Any
     beat_max_loop_interval: Any
     beat_sync_every: Any
-    beat_cron_starting_deadline: Any
-    beat_schedule: Any
     beat_scheduler: Any
-    beat_schedule_filename: Any
     event_queue_expires: Any
     event_queue_ttl: Any
     event_queue_prefix: Any
@@ -289,10 +289,7 @@ class IdleSettings:
     beat_remote_control_max_tick_age: Any
     beat_max_loop_interval: Any
     beat_sync_every: Any
-    beat_cron_starting_deadline: Any
-    beat_schedule: Any
     beat_scheduler: Any
-    beat_schedule_filename: Any
     event_queue_expires: Any
     event_queue_ttl: Any
     event_queue_prefix: Any
