@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from umbel.schedules.base import BaseSchedule, schedstate
 from umbel.schedules.clocked import clocked
@@ -30,17 +30,27 @@ __all__ = [
 ]
 
 
+@overload
+def maybe_schedule(s: None, relative: bool = False, app: App | None = None) -> None: ...
+@overload
 def maybe_schedule(
     s: float | timedelta | str | BaseSchedule, relative: bool = False, app: App | None = None
-) -> BaseSchedule:
+) -> BaseSchedule: ...
+
+
+def maybe_schedule(
+    s: float | timedelta | str | BaseSchedule | None,
+    relative: bool = False,
+    app: App | None = None,
+) -> BaseSchedule | None:
     """The schedule that is meant: seconds and timedeltas are intervals, text is a line of cron.
 
-    `relative` is for intervals. What is a schedule already stays so.
+    `relative` is for intervals. A schedule stays itself, then of `app`; None stays None.
     """
     if isinstance(s, (int, float, timedelta)):
         return schedule(s, relative, app=app)
     if isinstance(s, str):
         return cron(s, app=app)
-    if getattr(s, "app", None) is None:
+    if s is not None and app is not None:
         s.app = app
     return s
