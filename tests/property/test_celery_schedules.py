@@ -49,7 +49,7 @@ def test_crontabs_come_when_celerys_come(line: tuple[str, ...], start: datetime)
         assert getattr(ours, name) == set(getattr(theirs, name))
     at = start.replace(tzinfo=UTC)
     for _ in range(3):
-        theirs.nowfun = lambda at=at: at  # type: ignore[misc]
+        theirs.nowfun = lambda at=at: at
         try:
             expected = at + theirs.remaining_estimate(at)
         except RuntimeError:  # it gives up after 2,000 steps

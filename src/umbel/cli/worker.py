@@ -16,7 +16,7 @@ import click
 
 from umbel import __version__
 from umbel.cli.backlog import advise, read_backlog
-from umbel.cli.errors import CANNOT_CREATE, Refusal
+from umbel.cli.errors import CANNOT_CREATE, USAGE, Refusal
 from umbel.cli.invocation import Invocation, Target, live_workers
 from umbel.cli.options import choose_queues, common_options, queue_options, split_names
 from umbel.cli.output import count, print_json, print_pairs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from umbel.app import App
     from umbel.app.log import LogOptions
+    from umbel.beat.embedded import BeatThread
     from umbel.pools.launch import ForkServer
     from umbel.worker.supervisor import Supervisor
 
@@ -56,6 +57,8 @@ class Wishes:
     max_memory: int | None
     purge: bool
     replace: bool
+    beat: bool
+    schedule_file: str | None
 
 
 def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
@@ -199,6 +202,13 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
 @click.option(
     "--purge", "--discard", is_flag=True, help="First drop what waits in this worker's queues."
 )
+@click.option(
+    "-B", "--beat", is_flag=True, help="Send periodic tasks too; any number of workers may."
+)
+@click.option(
+    "-s", "--schedule", "--schedule-filename", "schedule_file", metavar="FILE",
+    help="With -B: keep the state of the schedule in this file, not in the store.",
+)  # fmt: skip
 @click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
 @click.argument("settings", metavar="[SETTING=VALUE…]", nargs=-1, callback=read_settings)
 @legacy_options
@@ -351,8 +361,11 @@ def work(
         server,
     )
     introduce(asked, target, supervisor, told)
+    beat = start_beat(app, wishes.schedule_file) if wishes.beat else None
 
     def ready() -> None:
+        if beat is not None:
+            beat.start()
         seconds = round(time.monotonic() - asked.started, 3)
         node = supervisor.incarnation.node
         if told.file is not None:
@@ -364,8 +377,22 @@ def work(
         code = supervisor.run(ready)
     except NodeTaken as error:
         raise Refusal(str(error), CANNOT_CREATE) from error
+    finally:
+        if beat is not None:
+            beat.stop()
     tell(asked, {"event": "stopped", "exit_code": code}, "stopped")
     return code, supervisor.shutdown.restart
+
+
+def start_beat(app: App, file: str | None) -> BeatThread:
+    """The thread of a scheduler, not started yet; a refusal if the schedule is wrong."""
+    from umbel.beat.embedded import BeatThread
+    from umbel.exceptions import ImproperlyConfigured
+
+    try:
+        return BeatThread(app, file)
+    except ImproperlyConfigured as error:
+        raise Refusal(str(error), USAGE) from error
 
 
 def introduce(asked: Invocation, target: Target, supervisor: Supervisor, told: LogOptions) -> None:
