@@ -545,3 +545,36 @@ def full_disk_drops() -> None:
             return []
 
     swap(SqliteBroker, "settle", drop)
+
+
+# --------------------------------------------------------------------------------------- schedulers
+
+
+@plant
+def none() -> None:
+    """None at all."""
+
+
+@plant
+def skewed_clock() -> None:
+    """The clock is wrong by WORKLOAD_SKEW seconds."""
+    from umbel import clock
+
+    clock.shift(float(os.environ["WORKLOAD_SKEW"]))
+
+
+@plant
+def ticks_not_unique() -> None:
+    """A tick is inserted whether its entry has moved on or not."""
+    from umbel.engines.sqlite import state
+
+    change = state._change_schedule
+
+    def insert(connection: Any, wanted: Any) -> bool:
+        row = connection.execute(
+            "SELECT version FROM schedule WHERE name = ?", (wanted.name,)
+        ).fetchone()
+        version = wanted.version if row is None else row[0]
+        return change(connection, msgspec.structs.replace(wanted, version=version))
+
+    swap(state, "_change_schedule", insert)

@@ -6,7 +6,8 @@ import traceback
 try:
     from tests.faults.plants import PLANTS
 
-    PLANTS[os.environ["WORKLOAD_PLANT"]]()
+    for name in os.environ["WORKLOAD_PLANT"].split(","):
+        PLANTS[name]()
 except BaseException:  # noqa: BLE001  (Python itself would go on, without the bug)
     traceback.print_exc()
     os._exit(99)
