@@ -55,14 +55,14 @@ def test_options_without_effect_say_so(project: Project) -> None:
     line = (
         "-Ofair", "--prefetch-multiplier=1", "--disable-prefetch", "-S", "state.db", "-E",
         "--pool-start-method", "fork", "--without-gossip", "--without-mingle",
-        "--without-heartbeat", "--heartbeat-interval", "2",
+        "--without-heartbeat", "--heartbeat-interval", "2", "--scheduler", "django", "-s", "file",
     )  # fmt: skip
     with project.worker(*line) as lines:
         text = "\n".join(lines)
         for name in (
             "--optimization", "--prefetch-multiplier", "--disable-prefetch", "--statedb",
             "--task-events", "--pool-start-method", "--without-gossip", "--without-mingle",
-            "--without-heartbeat", "--heartbeat-interval",
+            "--without-heartbeat", "--heartbeat-interval", "--scheduler", "--schedule",
         ):  # fmt: skip
             assert text.count(f"{name} has no effect: ") == 1
 
@@ -71,9 +71,6 @@ def test_options_without_effect_say_so(project: Project) -> None:
     ("line", "words"),
     [
         (["--autoscale=10,3"], "--autoscale is refused: autoscaling is not in this version"),
-        (["-B"], "--beat is refused: beat is not in this version"),
-        (["-s", "x"], "beat is not in this version"),
-        (["--scheduler", "x"], "beat is not in this version"),
         (["--autoreload"], "watchfiles"),
         (["--uid", "1"], "service manager"),
         (["--gid", "1"], "service manager"),

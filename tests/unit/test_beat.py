@@ -705,7 +705,9 @@ def test_a_time_without_zone_is_in_the_entrys_or_utc(make: Callable[..., App]) -
     assert app.schedules.add("utc", noon, "t").due == datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
 
-def test_publishing_signals_are_sent(make: Callable[..., App]) -> None:
+def test_publishing_signals_are_sent(
+    make: Callable[..., App], request: pytest.FixtureRequest
+) -> None:
     app = make(beat_schedule={"a": {"task": "t", "schedule": 1}})
     heard: list[str] = []
 
@@ -718,6 +720,8 @@ def test_publishing_signals_are_sent(make: Callable[..., App]) -> None:
     def after(headers: dict[str, Any], **_: Any) -> None:
         heard.append(f"after {headers['tenant']}")
 
+    request.addfinalizer(lambda: signals.before_task_publish.disconnect(before))
+    request.addfinalizer(lambda: signals.after_task_publish.disconnect(after))
     scheduler, slow = start(app), start(app)
     stale = open_store(app).due_schedules(START + 1, 10)
     turn_at(scheduler, 1)

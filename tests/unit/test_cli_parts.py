@@ -83,7 +83,7 @@ def test_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.run(["wroker"]) == 64
     assert "Did you mean worker?" in capsys.readouterr().err
     assert cli.run(["--json", "xyz"]) == 64
-    assert "There are: worker, call," in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "There are: worker, beat," in json.loads(capsys.readouterr().out)["error"]["message"]
     assert cli.run([]) == 0
     assert "Commands:" in capsys.readouterr().out
 

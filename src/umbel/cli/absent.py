@@ -19,7 +19,6 @@ ABSENT: Final = {
         "there is no AMQP layer underneath; `umbel queues`, `purge` and `dead` work on every "
         "store, and rabbitmqadmin speaks to RabbitMQ"
     ),
-    "beat": Absent("it comes with schedules; nothing fires them in this version", later=True),
     "control": Absent(
         "it comes with remote control; until then stop workers by signals, and revoke a task "
         "from code: app.AsyncResult(id).revoke()",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -75,7 +74,7 @@ class Wishes:
 @common_options
 @click.pass_context
 def beat(ctx: click.Context, /, **options: Any) -> int:
-    r"""Send the app's periodic tasks when they are due, until told to stop.
+    r"""Send periodic tasks when they are due, until told to stop.
 
     Any number of them may run, on any number of hosts, or inside workers (umbel worker -B): each
     tick is sent once.
@@ -99,6 +98,8 @@ def beat(ctx: click.Context, /, **options: Any) -> int:
         return serve(asked, wishes, let_go)
     except BaseException as error:
         if let_go is not None:
+            import logging
+
             logging.getLogger("umbel.beat").critical("%s", error, exc_info=error)
         raise
 
@@ -156,6 +157,8 @@ def run(asked: Invocation, target: Target, wishes: Wishes) -> None:
 
 def tell_of_file(wanted: str | None, store: object) -> str | None:
     """The file that holds the schedule; the log says if it is not the one that was named."""
+    import logging
+
     path = getattr(store, "path", None)
     if wanted is not None and path is not None and os.path.abspath(wanted) != os.fspath(path):
         logging.getLogger("umbel.beat").warning(
@@ -197,7 +200,7 @@ def introduce(asked: Invocation, target: Target, place: str, entries: int) -> No
                 ("app", f"{target.name} ({target.file})"),
                 ("store", target.store.name),
                 ("schedule", place),
-                ("entries", f"{entries} in the code; {target.line('schedule list')}"),
+                ("entries", f"{entries} in the code; {target.line('schedule', 'list')}"),
                 *(("note", line) for line in asked.notes),
             ],
             err=True,

@@ -229,6 +229,8 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     asked.notes += settle_legacy(options)
     names = options.pop("queues"), options.pop("excluded")
     wishes = Wishes(queues=names[0], excluded=names[1], **options)
+    if wishes.schedule_file and not wishes.beat:
+        asked.notes.append("--schedule has no effect: it is for -B, which is not given")
     hard, soft = wishes.time_limit, wishes.soft_time_limit
     if hard is not None and soft is not None and soft > hard:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
