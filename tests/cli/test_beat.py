@@ -70,6 +70,36 @@ def test_beat_sends_what_is_due_until_it_is_told_to_stop(ticking: Project) -> No
     assert len(sent) == waiting(ticking)
 
 
+LISTENING = """
+from umbel import signals
+
+
+def note(signal, sender, **_):
+    with open("heard", "a") as file:
+        file.write(f"{signal.name} {type(sender).__name__}\\n")
+
+
+for signal in (signals.beat_init, signals.beat_embedded_init):
+    signal.connect(note)
+"""
+
+
+def test_signals_tell_that_a_scheduler_runs(ticking: Project) -> None:
+    """`beat_init`, and `beat_embedded_init` in a worker."""
+    ticking.write("tasks.py", TICKING + LISTENING)
+    heard = ticking.folder / "heard"
+    for words, line in (
+        (["beat"], "beat_init Scheduler"),
+        (["worker", "-B", "-c", "1"], "beat_embedded_init Scheduler"),
+    ):
+        process = ticking.popen(*words)
+        read_until_ready(process)
+        wait_for(heard.exists, f"a signal of {words[0]}")
+        end(process)
+        assert heard.read_text().splitlines() == [line]
+        heard.unlink()
+
+
 def test_beat_in_json(ticking: Project) -> None:
     process = ticking.popen("beat", "--json")
     assert process.stdout is not None
@@ -133,7 +163,9 @@ def test_options_of_celery(ticking: Project) -> None:
     lines = read_until_ready(process)
     end(process)
     notes = [line for line in lines if line.startswith("note")]
-    assert [note.split()[1] for note in notes] == ["--scheduler", "--max-interval"]
+    assert [note.split()[1] for note in notes] == [
+        "--scheduler", "--max-interval", "--no-enable-remote-control",
+    ]  # fmt: skip
     for option in ("--uid", "--umask", "--executable"):
         assert f"{option} is refused" in ticking.refuse("beat", option, "1", code=64)
 

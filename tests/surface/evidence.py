@@ -198,6 +198,7 @@ HOMES = {
     "umbel call": ("cli/test_call_and_result",),
     "umbel result": ("cli/test_call_and_result",),
     "umbel purge": ("cli/test_queues",),
+    "umbel beat": ("cli/test_beat",),
     "umbel worker": ("cli/test_worker", "cli/test_logging", "cli/test_task_modules", "faults/"),
 }
 """Where the judges of a group are: its words mean something else in other files."""

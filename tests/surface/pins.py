@@ -18,6 +18,12 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
     "cli/test_app_lookup.py": {
         "test_the_app_that_pyproject_names": "umbel: -A/--app",
     },
+    "cli/test_beat.py": {
+        "test_any_number_of_workers_may_be_schedulers": "umbel worker: -B/--beat",
+        "test_beat_sends_what_is_due_until_it_is_told_to_stop": "umbel: beat",
+        "test_signals_tell_that_a_scheduler_runs": "umbel.signals: beat_init beat_embedded_init",
+        "test_the_state_in_a_file_of_its_own": "umbel worker: -s/--schedule-filename/--schedule",
+    },
     "cli/test_call_and_result.py": {
         "test_results_of_a_worker": "umbel: call result; umbel call: name; umbel result: task_id",
     },
@@ -63,6 +69,10 @@ _BY_TEST: Final[dict[str, dict[str, str]]] = {
         "App(): set_as_current",
         "test_its_time_is_in_its_zone": "App.: timezone",
         "test_it_starts_the_command_line": "App.: start worker_main",
+    },
+    "unit/test_beat.py": {
+        "test_a_declared_entry_is_fired_when_it_is_due": "setting: beat_schedule",
+        "test_add_periodic_task": "App.: add_periodic_task",
     },
     "unit/test_cli_parts.py": {
         "test_version_and_unknown_commands": "umbel: --version",

@@ -24,8 +24,8 @@ from tests.surface.verdicts import (
     REFUSED,
     REFUSED_GROUPS,
     WITHOUT_EFFECT,
+    judge_option,
     judge_setting,
-    judge_worker_option,
 )
 from umbel import App
 from umbel.app.options import SendOptions, TaskOptions
@@ -75,7 +75,7 @@ def _judge(group: str, name: str) -> tuple[str, str]:
         return "later", f"comes with {LATER[key]}"
     if group in {"setting", "old setting"}:
         return _setting(name)
-    if group == "umbel worker" and (judged := judge_worker_option(name)) is not None:
+    if (judged := judge_option(group, name)) is not None:
         return judged
     if key in WITHOUT_EFFECT:
         return "without effect", WITHOUT_EFFECT[key]

@@ -11,6 +11,7 @@ from click import UsageError
 
 from tests.surface.evidence import is_command
 from tests.surface.table import Row, rows
+from tests.surface.verdicts import OF_COMMANDS
 from umbel import App, Task
 from umbel.app import carried
 from umbel.app.names import KNOWN
@@ -35,9 +36,10 @@ def set_setting(name: str) -> App:
 
 
 def given(row: Row) -> dict[str, Any]:
-    """The worker's options that have no effect or are refused, with the row's one given."""
-    options: dict[str, Any] = {worker_options._name(one): None for one in worker_options.OPTIONS}
-    option = next(one for one in worker_options.OPTIONS if row.name.split("/")[0] in one.names)
+    """A command's options that have no effect or are refused, with the row's one given."""
+    known = OF_COMMANDS[row.group]
+    options: dict[str, Any] = {worker_options._name(one): None for one in known}
+    option = next(one for one in known if row.name.split("/")[0] in one.names)
     return options | {worker_options._name(option): "1"}
 
 
@@ -52,6 +54,7 @@ USE: dict[str, Callable[[Row], object]] = {
     "apply_async": lambda row: carried.carry("a.task", {row.name: object()}),
     "setting": lambda row: set_setting(row.name),
     "umbel worker": lambda row: worker_options.settle_legacy(given(row)),
+    "umbel beat": lambda row: worker_options.settle_legacy(given(row), OF_COMMANDS["umbel beat"]),
     "umbel.bootsteps": lambda _: exec("from umbel import bootsteps"),
     "umbel.loaders": lambda _: exec("from umbel import loaders"),
     "umbel.backends.base": lambda _: exec("from umbel import backends"),
@@ -108,10 +111,10 @@ def test_a_setting_without_effect_says_so(row: Row, caplog: pytest.LogCaptureFix
     assert caplog.messages == [row.evidence]
 
 
-@pytest.mark.parametrize("row", of("without effect", "umbel worker"))
-def test_a_workers_option_without_effect_says_so(row: Row) -> None:
+@pytest.mark.parametrize("row", of("without effect", *OF_COMMANDS))
+def test_an_option_without_effect_says_so(row: Row) -> None:
     options = given(row)
-    assert worker_options.settle_legacy(options) == [row.evidence]
+    assert worker_options.settle_legacy(options, OF_COMMANDS[row.group]) == [row.evidence]
     assert options == {}
 
 
@@ -146,5 +149,5 @@ def test_a_global_option_without_effect_says_so(row: Row) -> None:
 
 
 def test_every_row_that_is_accepted_has_its_line_read() -> None:
-    read = {"setting", "umbel worker", "apply_async", "Task.", "umbel"}
+    read = {"setting", *OF_COMMANDS, "apply_async", "Task.", "umbel"}
     assert {row.group for row in rows() if row.verdict == "without effect"} == read

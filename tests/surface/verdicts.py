@@ -13,11 +13,10 @@ from umbel.app import carried, refusals, task
 from umbel.app.names import KNOWN
 from umbel.cli.absent import ABSENT as COMMANDS
 from umbel.cli.worker import IDLE_OPTIONS
-from umbel.cli.worker_options import OPTIONS
+from umbel.cli.worker_options import BEAT_OPTIONS, OPTIONS
 from umbel.result.single import ABSENT
 
 CANVAS: Final = "workflows"
-BEAT: Final = "the scheduler"
 EVENTS: Final = "events"
 CONTROL: Final = "remote control"
 POOLS: Final = "more pools"
@@ -48,9 +47,7 @@ _LATER: Final[dict[str, dict[str, str]]] = {
     )
     | {"maybe_patch_concurrency": POOLS},
     "App.": {
-        "Beat": BEAT,
         "GroupResult": CANVAS,
-        "add_periodic_task": BEAT,
         "control": CONTROL,
         "events": EVENTS,
         "signature": CANVAS,
@@ -74,10 +71,8 @@ _LATER: Final[dict[str, dict[str, str]]] = {
     )
     | {"send_event": EVENTS},
     "umbel.result": {"GroupResult": CANVAS},
-    "umbel.schedules": {"solar": BEAT},
     "umbel.utils": {"worker_direct": ROUTING},
-    "umbel.signals": dict.fromkeys(["beat_init", "beat_embedded_init"], BEAT)
-    | {"heartbeat_sent": EVENTS}
+    "umbel.signals": {"heartbeat_sent": EVENTS}
     | dict.fromkeys(
         [
             "eventlet_pool_started",
@@ -87,9 +82,7 @@ _LATER: Final[dict[str, dict[str, str]]] = {
         ],
         POOLS,
     ),
-    "umbel": dict.fromkeys(["beat"], BEAT)
-    | dict.fromkeys(["control", "inspect"], CONTROL)
-    | dict.fromkeys(["events"], EVENTS),
+    "umbel": dict.fromkeys(["control", "inspect"], CONTROL) | dict.fromkeys(["events"], EVENTS),
 }
 for _group in ("AsyncResult.", "EagerResult."):
     _LATER[_group] = {
@@ -102,7 +95,6 @@ LATER_GROUPS: Final = {
     "umbel.canvas": CANVAS,
     "Signature.": CANVAS,
     "GroupResult.": CANVAS,
-    "umbel.beat": BEAT,
     "umbel.events": EVENTS,
     "umbel.events.state": EVENTS,
     "app.control.": CONTROL,
@@ -168,12 +160,13 @@ WITHOUT_EFFECT: Final = _flat(
 )
 """What is accepted, and the line of the log that says why it does nothing."""
 
-_OPTIONS: Final = {name: option for option in OPTIONS for name in option.names}
+OF_COMMANDS: Final = {"umbel worker": OPTIONS, "umbel beat": BEAT_OPTIONS}
 
 
-def judge_worker_option(name: str) -> tuple[str, str] | None:
-    """The verdict of `umbel worker`'s own table on an option, by its names with slashes."""
-    option = _OPTIONS.get(name.split("/", maxsplit=1)[0])
+def judge_option(command: str, name: str) -> tuple[str, str] | None:
+    """The verdict of a command's own table on an option, by its names with slashes."""
+    first = name.split("/", maxsplit=1)[0]
+    option = next((one for one in OF_COMMANDS.get(command, ()) if first in one.names), None)
     if option is None:
         return None
     if option.refused:

@@ -16,8 +16,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from umbel import App, clock, signals
-from umbel.beat import BeatLazyFunc, ScheduleError, Scheduler, Schedules, open_store
+from umbel.beat import BeatLazyFunc, ScheduleError, Schedules, open_store
 from umbel.beat import places as beat_places
+from umbel.beat.scheduler import Scheduler
 from umbel.engines.memory import MemoryEngine
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 from umbel.message import task as task_message

@@ -14,6 +14,11 @@ _LOADER = (
     "there are no loaders; app.config_from_object reads settings, and the signals worker_init and "
     "worker_process_init tell of a worker's start"
 )
+_BEAT = "start one with `umbel beat`"
+_SCHEDULER = (
+    "the one scheduler is not subclassed: app.schedules edits the schedule at run time, and an "
+    "object with is_due() is a schedule of your own"
+)
 _AMQP = "there is no AMQP layer underneath; app.conf.task_queues and task_routes describe queues"
 _LOG = (
     "connect to umbel.signals.setup_logging to set logging up; "
@@ -64,6 +69,7 @@ NAMES: Final = MappingProxyType(
         "fixups": _FIXUPS,
         "backend": "app.AsyncResult(id) reads, and forgets, what is stored",
         "log": _LOG,
+        "Beat": _BEAT,
         "pool": "app.connection() tells whether the broker answers",
         "producer_pool": _PUBLISH,
         "producer_or_acquire": _PUBLISH,
@@ -123,6 +129,15 @@ MODULES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "backends": "results are kept by the engine that result_backend names by a URL",
             "bootsteps": _BOOTSTEPS,
             "loaders": _LOADER,
+        },
+        "umbel.beat": {
+            "Scheduler": _SCHEDULER,
+            "PersistentScheduler": _SCHEDULER,
+            "ScheduleEntry": "an entry is a dict of beat_schedule, or added by app.schedules.add()",
+            "Service": _BEAT,
+            "EmbeddedService": f"{_BEAT}, or in a worker with -B",
+            "BeatPidbox": "nothing is broadcast to schedulers; `umbel schedule` edits the schedule",
+            "SchedulingError": "a tick that cannot be sent is logged, and told by `umbel schedule`",
         },
         "umbel.contrib": {
             "rdb": "put breakpoint() into a task and run it in a test, by umbel.run() of the "

@@ -7,17 +7,18 @@ decides which of its ticks to fire (`ticks.py`), and publishes their messages (`
 
 from __future__ import annotations
 
+from umbel.app.refusals import refuse_names
 from umbel.beat.lazy import BeatLazyFunc
 from umbel.beat.places import open_schedules, open_store
-from umbel.beat.scheduler import Scheduler
 from umbel.beat.schedules import PeriodicTask, ScheduleError, Schedules
 
 __all__ = [
     "BeatLazyFunc",
     "PeriodicTask",
     "ScheduleError",
-    "Scheduler",
     "Schedules",
     "open_schedules",
     "open_store",
 ]
+
+__getattr__ = refuse_names("umbel.beat")

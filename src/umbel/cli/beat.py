@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,26 +20,10 @@ from umbel.cli.invocation import Invocation, Target
 from umbel.cli.options import common_options
 from umbel.cli.output import print_json, print_pairs
 from umbel.cli.worker import LEVELS, expand_node_name, read_settings, tell
-from umbel.cli.worker_options import PRIVILEGES, Legacy, legacy_options, settle_legacy
+from umbel.cli.worker_options import BEAT_OPTIONS, legacy_options, settle_legacy
 
 if TYPE_CHECKING:
-    from umbel.beat import Scheduler
-
-SCHEDULER: Final = (
-    "the one scheduler keeps its entries in the store, can be edited at run time (umbel schedule) "
-    "and runs any number of times"
-)
-OPTIONS: Final = (
-    Legacy(("-S", "--scheduler"), SCHEDULER),
-    Legacy(("--max-interval",), "a scheduler wakes when something is due, and at least twice a "
-           "second", kind=float),
-    Legacy(("--enable-remote-control/--no-enable-remote-control",), "remote control is not in this "
-           "version", flag=True),
-    *(Legacy((f"--{name}",), PRIVILEGES, refused=True) for name in ("uid", "gid", "umask")),
-    Legacy(("--executable",), "start it with the Python that you want: /path/to/python -m umbel "
-           "beat", refused=True),
-)  # fmt: skip
-"""Options of `celery beat` that mean nothing here."""
+    from umbel.beat.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ class Wishes:
 @click.option("-n", "--hostname", "node", metavar="NAME", callback=expand_node_name,
               help="Its name in log files: beat@%h.")  # fmt: skip
 @click.argument("settings", metavar="[SETTING=VALUE…]", nargs=-1, callback=read_settings)
-@partial(legacy_options, options=OPTIONS)
+@partial(legacy_options, options=BEAT_OPTIONS)
 @common_options
 @click.pass_context
 def beat(ctx: click.Context, /, **options: Any) -> int:
@@ -84,7 +68,7 @@ def beat(ctx: click.Context, /, **options: Any) -> int:
     nohup umbel -A proj beat -s /var/lib/proj/schedule -f beat.log -l INFO &
     """  # fmt: skip
     asked = ctx.ensure_object(Invocation)
-    asked.notes += settle_legacy(options, OPTIONS)
+    asked.notes += settle_legacy(options, BEAT_OPTIONS)
     wishes = Wishes(**options)
     if wishes.detach and wishes.log_file is None:
         raise click.UsageError("--detach needs a log file: -f FILE.")
@@ -134,7 +118,8 @@ def serve(asked: Invocation, wishes: Wishes, let_go: Callable[[], None] | None) 
 def run(asked: Invocation, target: Target, wishes: Wishes) -> None:
     """Run the schedule until told to stop."""
     from umbel import signals
-    from umbel.beat import Scheduler, open_store
+    from umbel.beat import open_store
+    from umbel.beat.scheduler import Scheduler
     from umbel.exceptions import ImproperlyConfigured
 
     app = target.app

@@ -1,4 +1,4 @@
-"""Options of `celery worker` that mean nothing here, or nothing yet.
+"""Options of `celery worker` and `celery beat` that mean nothing here, or nothing yet.
 
 Commands that ran for years go on running where what they ask for is so anyway; where they ask for
 something that is not there, the worker says so instead of starting without it.
@@ -14,7 +14,12 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GOSSIP: Final = "workers do not talk to each other: they share the store, and its leases"
-PRIVILEGES: Final = (
+_SCHEDULER: Final = (
+    "there is one, which keeps its entries in the store, can be edited at run time (umbel "
+    "schedule) and may run any number of times"
+)
+_REMOTE: Final = "nothing is broadcast in this version"
+_PRIVILEGES: Final = (
     "the service manager does that: User=, Group= and UMask= of a systemd unit, or "
     "`docker run --user`"
 )
@@ -48,17 +53,27 @@ OPTIONS: Final = (
     Legacy(("--heartbeat-interval",), _GOSSIP, kind=float),
     Legacy(("--autoscale",), "autoscaling is not in this version; name the number of processes: "
            "-c N", refused=True),
-    Legacy(("--scheduler",), "there is one, which keeps its entries in the store, can be edited at "
-           "run time and runs any number of times"),
+    Legacy(("--scheduler",), _SCHEDULER),
     Legacy(("--autoreload",), "it is gone since Celery 4; restart the worker on changes: "
            "watchfiles 'umbel worker' .", refused=True, flag=True),
-    Legacy(("--uid",), PRIVILEGES, refused=True),
-    Legacy(("--gid",), PRIVILEGES, refused=True),
-    Legacy(("--umask",), PRIVILEGES, refused=True),
+    Legacy(("--uid",), _PRIVILEGES, refused=True),
+    Legacy(("--gid",), _PRIVILEGES, refused=True),
+    Legacy(("--umask",), _PRIVILEGES, refused=True),
     Legacy(("--executable",), "start the worker with the Python that you want: "
            "/path/to/python -m umbel worker", refused=True),
 )  # fmt: skip
-"""All of them."""
+"""Those of `umbel worker`."""
+BEAT_OPTIONS: Final = (
+    Legacy(("-S", "--scheduler"), _SCHEDULER),
+    Legacy(("--max-interval",), "a scheduler wakes when something is due, and at least twice a "
+           "second", kind=float),
+    Legacy(("--enable-remote-control",), _REMOTE, flag=True),
+    Legacy(("--no-enable-remote-control",), _REMOTE, flag=True),
+    *(option for option in OPTIONS if option.names[0] in {"--uid", "--gid", "--umask"}),
+    Legacy(("--executable",), "start it with the Python that you want: /path/to/python -m umbel "
+           "beat", refused=True),
+)  # fmt: skip
+"""Those of `umbel beat`."""
 
 
 def legacy_options(function: F, options: Sequence[Legacy] = OPTIONS) -> F:
@@ -78,7 +93,7 @@ def settle_legacy(given: dict[str, Any], options: Sequence[Legacy] = OPTIONS) ->
         value = given.pop(_name(option))
         if value is None or value is False:
             continue
-        name = max(option.names, key=len).partition("/")[0]
+        name = max(option.names, key=len)
         if option.refused:
             raise click.UsageError(f"{name} is refused: {option.reason}.")
         lines.append(f"{name} has no effect: {option.reason}")
@@ -86,4 +101,4 @@ def settle_legacy(given: dict[str, Any], options: Sequence[Legacy] = OPTIONS) ->
 
 
 def _name(option: Legacy) -> str:
-    return "legacy_" + option.names[-1].partition("/")[0].strip("-").replace("-", "_")
+    return "legacy_" + option.names[-1].strip("-").replace("-", "_")
