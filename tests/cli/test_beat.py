@@ -61,7 +61,7 @@ def test_beat_sends_what_is_due_until_it_is_told_to_stop(ticking: Project) -> No
     process = ticking.popen("beat", "-l", "INFO")
     lines = read_until_ready(process)
     assert "schedule  " + str(ticking.store) in lines
-    assert "entries   2 in the code; umbel schedule list" in lines
+    assert "entries   2 in the code; umbel schedule" in lines
     wait_for(lambda: waiting(ticking) >= 3, "three ticks")
     _, rest = end(process)
     assert process.returncode == 0

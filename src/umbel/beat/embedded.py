@@ -22,7 +22,8 @@ class BeatThread(threading.Thread):
         super().__init__(name="umbel-beat", daemon=True)
         self._engine = connect_engine(app.broker_url)
         self.scheduler = Scheduler(app, open_store(app, file, self._engine))
-        self.entries = self.scheduler.declare()
+        self.entries = self.scheduler.read()
+        """How many the code declares."""
 
     def run(self) -> None:
         """Fire what is due until `stop`."""

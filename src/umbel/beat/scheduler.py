@@ -62,6 +62,8 @@ class Scheduler:
         """The entries of the code, by name and definition."""
         self._entries: dict[tuple[str, bytes], Entry | None] = {}
         """Entries that were read from records; None for what is not to be fired here."""
+        self._unfollowed: dict[str, Entry] | None = None
+        """What the store does not follow yet."""
         self._patience = 0.0
         self._passed_over = 0
         self._complaint = ""
@@ -69,13 +71,26 @@ class Scheduler:
         self.fired = 0
         """Ticks so far."""
 
-    def declare(self) -> int:
-        """Let the store follow the code; how many entries that declares."""
-        entries = read_declared(self._app)
+    def read(self) -> int:
+        """Read what the code declares, for the first turn; how many entries there are.
+
+        `ImproperlyConfigured` if one of them is wrong.
+        """
+        self._unfollowed = entries = read_declared(self._app)
         owner = owner_of(self._app)
         self._declared = {(name, encode(entry, owner)): entry for name, entry in entries.items()}
-        follow(self._app, self._store, entries)
         return len(entries)
+
+    def declare(self) -> int:
+        """`read`, and let the store follow at once; `OperationalError` if it cannot be reached."""
+        count = self.read()
+        self._follow()
+        return count
+
+    def _follow(self) -> None:
+        if self._unfollowed is not None:
+            follow(self._app, self._store, self._unfollowed)
+            self._unfollowed = None
 
     def run(self) -> None:
         """Fire what is due, until `stop`."""
@@ -105,6 +120,7 @@ class Scheduler:
         return wait
 
     def _fire_due(self) -> float:
+        self._follow()
         now = clock.time()
         limit = BATCH + self._passed_over
         due, coming = self._store.due_schedules(now - self._patience, limit)

@@ -185,7 +185,7 @@ def introduce(asked: Invocation, target: Target, place: str, entries: int) -> No
                 ("app", f"{target.name} ({target.file})"),
                 ("store", target.store.name),
                 ("schedule", place),
-                ("entries", f"{entries} in the code; {target.line('schedule', 'list')}"),
+                ("entries", f"{entries} in the code; {target.line('schedule')}"),
                 *(("note", line) for line in asked.notes),
             ],
             err=True,

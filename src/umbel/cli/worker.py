@@ -362,8 +362,8 @@ def work(
         ),
         server,
     )
-    introduce(asked, target, supervisor, told)
-    beat = start_beat(app, wishes.schedule_file) if wishes.beat else None
+    beat = make_beat(app, wishes.schedule_file) if wishes.beat else None
+    introduce(asked, target, supervisor, told, beat)
 
     def ready() -> None:
         if beat is not None:
@@ -386,7 +386,7 @@ def work(
     return code, supervisor.shutdown.restart
 
 
-def start_beat(app: App, file: str | None) -> BeatThread:
+def make_beat(app: App, file: str | None) -> BeatThread:
     """The thread of a scheduler, not started yet; a refusal if the schedule is wrong."""
     from umbel.beat.embedded import BeatThread
     from umbel.exceptions import ImproperlyConfigured
@@ -397,7 +397,13 @@ def start_beat(app: App, file: str | None) -> BeatThread:
         raise Refusal(str(error), USAGE) from error
 
 
-def introduce(asked: Invocation, target: Target, supervisor: Supervisor, told: LogOptions) -> None:
+def introduce(
+    asked: Invocation,
+    target: Target,
+    supervisor: Supervisor,
+    told: LogOptions,
+    beat: BeatThread | None,
+) -> None:
     """The first lines."""
     app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
     if told.file is not None:  # it has to say by itself what the terminal is told
@@ -420,6 +426,7 @@ def introduce(asked: Invocation, target: Target, supervisor: Supervisor, told: L
                 "slots": slots,
                 "queues": queues,
                 "tasks": sorted(app.tasks),
+                "entries": None if beat is None else beat.entries,
                 "notes": asked.notes,
             }
         )
@@ -435,6 +442,13 @@ def introduce(asked: Invocation, target: Target, supervisor: Supervisor, told: L
             ("pool", f"prefork, {count(slots, 'slot')}"),
             ("queues", ", ".join(queues)),
             ("tasks", f"{len(app.tasks)}{hint}"),
+            (
+                "beat",
+                None
+                if beat is None
+                else f"{count(beat.entries, 'entry', 'entries')} in the "
+                f"code; {target.line('schedule')}",
+            ),
             *(("note", line) for line in asked.notes),
         ],
         err=True,
