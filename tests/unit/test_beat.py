@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -172,6 +173,7 @@ def test_lazy_arguments_are_made_at_each_tick(make: Callable[..., App]) -> None:
         ({"task": "t", "schedule": 3, "misfire_limit": 0}, "above 0"),
         ({"task": "t", "schedule": 3, "jitter": -1}, "0 or more"),
         ({"task": 3, "schedule": 3}, "task must be"),
+        ({"task": "t", "schedule": True}, "must be seconds"),
     ],
 )
 def test_a_wrong_entry_is_refused(entry: Any, why: str) -> None:
@@ -402,6 +404,39 @@ def test_a_store_that_is_away_for_a_while(
     turn_at(scheduler, 13)
     assert "The schedule goes on" in caplog.text
     assert ticks(app) == [("a", 10)]
+
+
+def test_a_store_that_is_away_at_the_start(
+    make: Callable[..., App], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(beat_schedule={"a": {"task": "t", "schedule": 10}})
+    store = open_store(app)
+
+    def away(*_: object) -> Any:
+        raise OperationalError("away.")
+
+    scheduler = Scheduler(app, SimpleNamespace(schedules=away))
+    assert scheduler.read() == 1
+    turn_at(scheduler, 0)
+    assert "away. Trying again" in caplog.text
+    scheduler._store = store
+    turn_at(scheduler, 1)
+    turn_at(scheduler, 11)
+    assert ticks(app) == [("a", 11)]
+
+
+def test_a_scheduler_stops_whenever_it_is_told(make: Callable[..., App]) -> None:
+    app = make()
+    scheduler = start(app)
+    scheduler.stop()
+    scheduler.run()  # at once
+    scheduler = start(app)
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    scheduler.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    scheduler.stop()
 
 
 # --------------------------------------------------------------------------- many schedulers

@@ -14,7 +14,7 @@ from umbel.beat.entries import Entry, decode, encode, read_entry, restore, same_
 from umbel.beat.records import Body, ScheduleStore, read_body
 from umbel.beat.ticks import first_due
 from umbel.engines.state import ScheduleChange, ScheduleRecord
-from umbel.exceptions import DecodeError
+from umbel.exceptions import DecodeError, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -36,6 +36,10 @@ def read_declared(app: App) -> dict[str, Entry]:
     """The entries of `beat_schedule` and `add_periodic_task`; `ImproperlyConfigured` if wrong."""
     app.finalize()  # and with it `on_after_finalize`, whose receivers may add some
     given: Mapping[str, object] = app.conf.beat_schedule or {}
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(
+            f"beat_schedule must be a dict of entries by name; got {given!r}."
+        )
     entries = {str(name): read_entry(str(name), value, app) for name, value in given.items()}
     return {name: entry for name, entry in entries.items() if entry.task not in OF_CELERY}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
@@ -121,6 +120,8 @@ class FileStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        import fcntl  # here, as Windows has none
+
         self._engine.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._engine.run_dir / "beat.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,9 +8,11 @@ double a tick. One that was refused has a quicker neighbour, and lets it go firs
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-import threading
+import select
+import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -67,7 +69,8 @@ class Scheduler:
         self._patience = 0.0
         self._passed_over = 0
         self._complaint = ""
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._bell: socket.socket | None = None
         self.fired = 0
         """Ticks so far."""
 
@@ -94,12 +97,19 @@ class Scheduler:
 
     def run(self) -> None:
         """Fire what is due, until `stop`."""
-        while not self._stopping.wait(self.turn()):
-            pass
+        self._bell, ear = socket.socketpair()
+        poll = select.poll()
+        poll.register(ear, select.POLLIN)
+        with self._bell, ear:
+            while not self._stopping:
+                poll.poll(self.turn() * 1000)
 
     def stop(self) -> None:
-        """End `run`; may be called from a signal handler."""
-        self._stopping.set()
+        """End `run`; safe in signal handlers, where no lock may be taken, and in other threads."""
+        self._stopping = True
+        if self._bell is not None:
+            with contextlib.suppress(OSError):  # it has ended already
+                self._bell.send(b"!")
 
     def turn(self) -> float:
         """Fire what is due; seconds until the next turn."""
