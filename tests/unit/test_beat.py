@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +22,7 @@ from umbel.beat import BeatLazyFunc, ScheduleError, Schedules, open_store
 from umbel.beat import places as beat_places
 from umbel.beat.scheduler import Scheduler
 from umbel.engines.memory import MemoryEngine
+from umbel.engines.state import ScheduleChange, ScheduleRecord
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 from umbel.message import task as task_message
 from umbel.schedules import BaseSchedule, clocked, crontab, schedstate, schedule, solar
@@ -364,6 +366,89 @@ def test_a_schedule_that_fails_stops_nothing(
     assert app.schedules.get("broken").error == "schedule: RuntimeError('no idea')"
 
 
+def test_a_schedule_that_fails_at_once_stops_nothing(
+    make: Callable[..., App], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(BaseSchedule):
+        def is_due(self, last_run_at: datetime) -> schedstate:
+            raise RuntimeError("no idea")
+
+    app = make(beat_schedule={"broken": {"task": "t", "schedule": Broken()},
+                              "good": {"task": "t", "schedule": 2}})  # fmt: skip
+    turn_at(start(app), 2)
+    assert ticks(app) == [("good", 2)]
+    assert caplog.text.count("The schedule of broken has failed") == 1
+
+
+def test_a_tick_that_no_store_can_take_stops_nothing(
+    make: Callable[..., App], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {name: {"task": "t", "schedule": 10} for name in ("bad", "good")}
+    app = make(beat_schedule=entries)
+    scheduler = start(app)
+    change_schedules = type(app.engine.state).change_schedules
+
+    def choosy(state: Any, changes: Any) -> list[str]:
+        if any(change.name == "bad" and change.messages for change in changes):
+            raise ValueError("too much")
+        return change_schedules(state, changes)
+
+    monkeypatch.setattr(type(app.engine.state), "change_schedules", choosy)
+    turn_at(scheduler, 10)
+    assert ticks(app) == [("good", 10)]
+    assert "The tick of bad could not be stored" in caplog.text
+    monkeypatch.undo()
+    turn_at(scheduler, 21)
+    assert ticks(app) == [("bad", 20), ("good", 20)]
+
+
+def test_what_is_not_installed_here_is_left_to_others(
+    make: Callable[..., App], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make(beat_schedule={"plain": {"task": "t", "schedule": 1}})
+    scheduler = start(app)
+    app.schedules.add("sun", solar("sunset", 48.2, 16.4), "t")
+    monkeypatch.setitem(sys.modules, "ephem", None)
+    turn_at(scheduler, 86400)
+    assert {name for name, _ in ticks(app)} == {"plain"}
+    assert "sun is left to other schedulers: solar schedules need ephem" in caplog.text
+    assert [task.schedule for task in app.schedules.list()] == [
+        "every 1 s",
+        "solar sunset 48.2 16.4",
+    ]
+
+
+def test_records_of_a_later_version_are_left_alone(
+    make: Callable[..., App], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(beat_schedule={"plain": {"task": "t", "schedule": 1}})
+    scheduler = start(app)
+    later = ScheduleRecord("later", 5, START + 1, b'{"definition": {"v": 2}, "added": 1}')
+    broken = ScheduleRecord("broken", 6, START + 1, b"\xff")
+    store = open_store(app)
+    store.change_schedules([ScheduleChange(one.name, 0, one) for one in (later, broken)])
+    for second in (1, 2):
+        turn_at(scheduler, second)
+    assert ticks(app) == [("plain", 1), ("plain", 2)]
+    for name in ("later", "broken"):
+        assert caplog.text.count(f"The entry {name} is left to other schedulers") == 1
+        assert app.schedules.get(name).schedule == "unknown to this version"
+    start(app)
+    assert store.schedules(["broken", "later"]) == [broken, later]
+
+
+def test_a_last_run_that_the_entry_tells(make: Callable[..., App]) -> None:
+    before = datetime.fromtimestamp(START - 50, UTC)
+    entry = {"task": "t", "schedule": 60, "last_run_at": before, "total_run_count": 7}
+    app = make(beat_schedule={"a": entry})
+    scheduler = start(app)
+    turn_at(scheduler, 10)
+    assert ticks(app) == [("a", 10)]
+    app.conf.beat_schedule = {"a": entry | {"schedule": 90}}
+    start(app)
+    assert app.schedules.get("a").due == datetime.fromtimestamp(START + 100, UTC)
+
+
 def test_a_tick_that_cannot_be_sent_is_told_and_the_next_one_comes(
     make: Callable[..., App], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,7 +466,7 @@ def test_a_tick_that_cannot_be_sent_is_told_and_the_next_one_comes(
     turn_at(scheduler, 2)
     assert ticks(app) == [("a", 2)]
     task = app.schedules.get("a")
-    assert (task.error, task.runs) == (None, 1)
+    assert (task.error, task.runs, task.missed) == (None, 1, 1)
 
 
 def test_a_store_that_is_away_for_a_while(

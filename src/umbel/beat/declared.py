@@ -10,7 +10,15 @@ import msgspec
 
 from umbel import clock
 from umbel.beat import records
-from umbel.beat.entries import Entry, decode, encode, read_entry, restore, same_times
+from umbel.beat.entries import (
+    Definition,
+    Entry,
+    decode,
+    encode,
+    read_entry,
+    restore,
+    same_times,
+)
 from umbel.beat.records import Body, ScheduleStore, read_body
 from umbel.beat.ticks import first_due
 from umbel.engines.state import ScheduleChange, ScheduleRecord
@@ -73,9 +81,10 @@ def _follow_one(
     definition = encode(entry, owner)
     now = clock.time()
     if record is None:
-        due = first_due(entry, now)
+        due = _start(entry, now, entry.last_run_at)
         if due is None:
-            logger.warning("The time of %s (%r) has passed; it is not run", entry.name, entry)
+            logger.warning("The time of %s has passed (%r); it is not run", entry.name,
+                           entry.schedule)  # fmt: skip
         return records.add(entry.name, Body(msgspec.Raw(definition), added=now), due)
     try:
         body = read_body(record)
@@ -97,16 +106,24 @@ def _follow_one(
     changed = msgspec.structs.replace(body, definition=msgspec.Raw(definition), error=None)
     if _keeps_times(app, entry, old):
         return records.change(record, changed, record.due)
-    coming = first_due(entry, max(now, body.last or 0.0))
+    coming = _start(entry, max(now, body.last or 0.0))
     if body.paused:
         return records.change(record, msgspec.structs.replace(changed, held=coming), None)
     return records.change(record, changed, coming)
 
 
-def _keeps_times(app: App, entry: Entry, old: object) -> bool:
+def _start(entry: Entry, now: float, after: float | None = None) -> float | None:
+    """When a new or changed entry is due first; at once if its schedule fails, to be told then."""
+    try:
+        return first_due(entry, now, after)
+    except Exception:  # noqa: BLE001  (it is a user's own)
+        return now
+
+
+def _keeps_times(app: App, entry: Entry, old: Definition) -> bool:
     """Whether an entry's ticks come when they came by its old definition."""
     try:
-        return same_times(entry, restore(entry.name, old, app))  # type: ignore[arg-type]
+        return same_times(entry, restore(entry.name, old, app))
     except DecodeError:
         return False
 

@@ -224,6 +224,8 @@ def restore(name: str, definition: Definition, app: App) -> Entry:
         when = read_schedule(kind, values)
     except (KeyError, TypeError, ValueError) as error:
         raise DecodeError(f"no schedule that this version knows: {kind} {values!r}") from error
+    except ImproperlyConfigured as error:  # something is not installed here
+        raise DecodeError(str(error)) from error
     when.app = app
     args, kwargs, options = cast("list[Any]", serializer.loads(bytes(definition.call)))
     return Entry(

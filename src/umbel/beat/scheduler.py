@@ -145,7 +145,7 @@ class Scheduler:
         return min(max(next_one + self._patience - clock.time(), SHORTEST_SLEEP), LOOK_EVERY)
 
     def _fire(self, steps: list[Step]) -> None:
-        refused = set(self._store.change_schedules([step.change for step in steps]))
+        refused = self._store_steps(steps)
         self._patience = random.uniform(*PATIENCE) if refused else 0.0  # noqa: S311
         for change, task in steps:
             if change.name in refused or not change.messages:
@@ -156,6 +156,27 @@ class Scheduler:
                 logger.debug("%s sent. id->%s", task, message.id)
                 if isinstance(message, Parcel):
                     announce(message)
+
+    def _store_steps(self, steps: list[Step]) -> set[str]:
+        """Store the steps; the names of those that were refused."""
+        store = self._store.change_schedules
+        try:
+            return set(store([step.change for step in steps]))
+        except OperationalError:
+            raise
+        except Exception:
+            logger.exception("A batch of ticks could not be stored; trying them one by one")
+        refused: set[str] = set()
+        for change, _ in steps:
+            try:
+                refused.update(store([change]))
+            except OperationalError:
+                raise
+            except Exception:  # one that no store can take must not stop the others
+                logger.exception("The tick of %s could not be stored; it is left out", change.name)
+                store([msgspec.structs.replace(change, messages=())])
+                refused.add(change.name)
+        return refused
 
     def _advance(self, record: ScheduleRecord, now: float) -> Step | None:
         """The step that a record's due tick brings; None if it is not this scheduler's to fire."""
@@ -202,7 +223,7 @@ class Scheduler:
             body,
             last=body.last if turn.last is None else turn.last,
             runs=body.runs + sent,
-            missed=body.missed + turn.missed,
+            missed=body.missed + turn.missed + len(turn.fire) - sent,
             error=error if turn.fire else body.error,
         )
         if turn.due is None and sent and decode(bytes(body.definition)).owner is None:

@@ -276,8 +276,15 @@ class Schedules:
         return restore(name, definition, self._app)
 
     def _show(self, record: ScheduleRecord) -> PeriodicTask:
-        body = read_body(record)
-        definition = decode(bytes(body.definition))
+        try:
+            body = read_body(record)
+            definition = decode(bytes(body.definition))
+        except DecodeError as error:  # of a later version
+            return PeriodicTask(
+                record.name, "", "unknown to this version", [], {}, {}, None, "once", 0, 0.0, None,
+                paused=False, due=_moment(record.due, self._app.timezone), last=None, runs=0,
+                missed=0, error=str(error),
+            )  # fmt: skip
         zone = self._zone(definition)
         args: Any
         kwargs: Any

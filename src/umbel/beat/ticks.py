@@ -32,9 +32,9 @@ class Turn(NamedTuple):
     """The last tick from now on; None: as before."""
 
 
-def first_due(entry: Entry, now: float) -> float | None:
-    """When a new entry is due first; None if its time has passed."""
-    after = now if entry.last_run_at is None else entry.last_run_at
+def first_due(entry: Entry, now: float, after: float | None = None) -> float | None:
+    """When an entry is due first, of the ticks after a Unix time; None if its time has passed."""
+    after = now if after is None else after
     if tells_ticks(entry.schedule):
         return _next_tick(entry, after)
     turn = _ask(entry, now, after)
