@@ -55,6 +55,8 @@ class Scene:
     url: str
     schedule: dict[str, Any]
     plants: Sequence[str] = ()
+    options: Sequence[str] = ()
+    """Of each scheduler."""
     schedulers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     skews: dict[int, float] = field(default_factory=dict)
     worker: subprocess.Popen[bytes] | None = None
@@ -92,7 +94,10 @@ class Scene:
     def start_scheduler(self, skew: float = 0.0) -> int:
         """One more, whose clock is wrong by so many seconds."""
         process = self._start(
-            "beat", WORKLOAD_PLANT=",".join(["skewed_clock", *self.plants]), WORKLOAD_SKEW=f"{skew}"
+            "beat",
+            *self.options,
+            WORKLOAD_PLANT=",".join(["skewed_clock", *self.plants]),
+            WORKLOAD_SKEW=f"{skew}",
         )
         self.schedulers[process.pid] = process
         self.skews[process.pid] = skew
@@ -262,6 +267,34 @@ def test_a_tick_without_its_uniqueness_is_seen(scene: Scene) -> None:
     wait_until(lambda: len(scene.ticks()) > 200, "ticks", 20)
     with pytest.raises(AssertionError, match="more than once"):
         judge(scene.finish())
+
+
+@pytest.mark.timeout(120)
+def test_schedulers_of_one_file_send_each_tick_once(
+    scene: Scene, rounds: Rounds, seed: str, record_proof: RecordProof
+) -> None:
+    """`-s FILE`: a tick goes into the file first, and from there into the store."""
+    chance = random.Random(seed)
+    scene.options = ["-s", str(scene.folder / "schedule")]
+    scene.start_worker()
+    for _ in range(3):
+        scene.start_scheduler()
+    kills = 0
+    while len(scene.ticks()) < rounds(short=250, full=5_000):
+        before = len(scene.ticks())
+        wait_until(lambda: len(scene.ticks()) > before, "the next tick", 20)  # noqa: B023
+        time.sleep(chance.uniform(0.0, 0.2))
+        victim = scene.sender()
+        if victim in scene.schedulers:
+            scene.kill(victim)
+            kills += 1
+            scene.start_scheduler()
+    found = scene.finish()
+    judge(found)
+    gap = max(takeover_times(found, scene.skews))
+    record_proof(ticks=len(found), kills=kills, longest_gap=round(gap, 2))
+    assert kills > 1
+    assert gap < GAP, f"nothing was sent for {gap:.2f} s"
 
 
 def cpu_seconds(pid: int) -> float:
