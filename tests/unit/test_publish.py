@@ -1,5 +1,8 @@
 """What `apply_async` makes of its options."""
 
+import asyncio
+import os
+import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -11,6 +14,7 @@ from umbel.app.publish import build_message
 from umbel.app.settings import Settings
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
+from umbel.testing import Harness
 
 app = App("publish", broker="memory://publish")
 
@@ -79,9 +83,46 @@ def test_a_number_for_expires_is_a_duration(expires: Any) -> None:
     assert before + 59.9 <= moment <= time.time() + 60.1
 
 
-def test_a_past_expiry_is_still_sent() -> None:
+def test_a_past_expiry_is_still_sent_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     message = build(expires=datetime(2020, 1, 1))
     assert b'"expiration":"0"' in message.payload
+    (line,) = caplog.messages
+    assert re.match(r"t\.add\[\S+\] has expired \d+\.\d s before it was sent", line)
+
+
+def test_what_every_message_tells() -> None:
+    found = headers(build(task_id="t1"))
+    assert (found.id, found.root_id, found.parent_id) == ("t1", "t1", None)
+    assert (found.argsrepr, found.kwargsrepr) == ("(2, 3)", "{}")
+    assert re.fullmatch(rf"gen{os.getpid()}@\S+", found.origin or "")
+    named = build_message(Settings(), "t.add", (), {"x": [[[[1]]]]})
+    assert headers(named).kwargsrepr == "{'x': [[[...]]]}"
+    settings = Settings()
+    settings.update({"task_repr_maxlevels": 2})
+    named = build_message(settings, "t.add", (), {"x": [[[[1]]]]})
+    assert headers(named).kwargsrepr == "{'x': [[...]]}"
+
+
+def test_a_task_that_is_sent_by_another_names_its_parents(umbel: Harness) -> None:
+    own = App("publish-family")
+
+    @own.task(name="family.leaf")
+    def leaf() -> None: ...
+
+    @own.task(bind=True, name="family.middle")
+    def middle(self: Any) -> str:
+        return str(leaf.delay().id)
+
+    @own.task(name="family.root")
+    def root() -> str:
+        return str(middle.delay().id)
+
+    top = root.delay()
+    umbel.run(limit=2)
+    (waiting,) = own.engine.broker.browse()
+    found = headers(waiting)
+    assert (found.task, found.root_id) == ("family.leaf", top.id)
+    assert found.parent_id == top.get()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +164,9 @@ def test_a_result_that_is_ignored_is_none_at_once() -> None:
     assert tuned.delay().get() is None
     assert add.apply_async((1,), ignore_result=True).get() is None
     assert app.send_task("some.task", ignore_result=True).get() is None
-    assert app.engine.broker.purge(["slow", "celery"]) == 3
+    assert asyncio.run(add.aapply_async((1,), ignore_result=True)).get() is None
+    assert asyncio.run(tuned.adelay()).get() is None
+    assert app.engine.broker.purge(["slow", "celery"]) == 5
 
 
 def test_arguments_are_checked_before_anything_is_sent() -> None:

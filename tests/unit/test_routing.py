@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,6 +66,30 @@ def test_no_route_is_the_default_queue() -> None:
     assert sent(make_app(task_default_queue="mine")) == ["mine"]
 
 
+def test_a_function_sees_all_of_the_call_and_changes_none_of_it() -> None:
+    seen: list[Any] = []
+
+    def look(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> None:
+        seen.append((name, args, kwargs, dict(options), task))
+        options["queue"] = options["priority"] = "spoilt"
+
+    app = make_app(task_routes=look)
+
+    @app.task(name="plain")
+    def plain(*_: Any, **__: Any) -> None: ...
+
+    plain.apply_async((1,), {"k": 2}, priority=3)
+    assert seen == [("plain", (1,), {"k": 2}, {"priority": 3}, plain)]
+    (waiting,) = app.engine.broker.browse("celery")
+    assert waiting.priority == 3
+
+
+@pytest.mark.parametrize("routes", [5, [5], {5: "feeds"}, [("feed.*", "feeds"), (5, "x")]])
+def test_what_routes_nothing_is_refused(routes: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"task_routes: 5 (routes nothing|is n)"):
+        sent(make_app(task_routes=routes))
+
+
 def test_a_function_sees_the_call() -> None:
     app = make_app(task_routes=(by_argument, {"*": "rest"}))
     assert sent(app, args=(3,)) == ["shard3"]
@@ -103,8 +128,16 @@ def test_the_call_wins_over_the_task_and_the_task_over_the_route() -> None:
     assert look("call") == [7, "by call"]
     tuned.apply_async(queue=None, priority=None)
     assert look("route") == [5, "by route"]
+    tuned.apply_async(queue="call", priority=1)
+    assert look("call") == [1, "by route"]
     app.send_task("plain", route_name="x", router={"x": "asked"})
     assert look("asked") == [0, None]
+    app.send_task("plain", router={"plain": "first"})
+    assert look("first") == [0, None]
+    app.send_task("plain", router={"plain": "second"})
+    assert look("second") == [0, None]
+    app.send_task("plain")
+    assert look("route") == [5, "by route"]
 
 
 def test_routes_may_change() -> None:
@@ -143,6 +176,9 @@ QUEUES = [
         ({"exchange": "celery", "routing_key": "celery"}, ["both", "celery"]),
         ({"exchange": "", "routing_key": "made"}, ["celery"]),
         ({"exchange": "media"}, ["celery"]),
+        ({"exchange": NEWS}, ["news1", "news2"]),
+        ({"queue": Queue("image")}, ["all", "image"]),
+        ({"queue": "both", "exchange_type": "topic"}, ["both", "celery"]),
         ({"queue": Queue("fresh")}, ["fresh"]),
         ({"queue": kombu.Queue("foreign", kombu.Exchange("foreign"), "k")}, ["foreign"]),
         ({"queue": "fresh"}, ["fresh"]),
@@ -164,8 +200,103 @@ def test_a_topic_travels_with_its_exchange_and_key() -> None:
     assert len({envelope["properties"]["delivery_tag"] for envelope in found}) == 2
 
 
+def test_copies_are_as_urgent_and_as_late_as_the_first() -> None:
+    app = make_app(task_queues=QUEUES)
+    app.send_task("t", queue="news1", priority=7, countdown=60)
+    found = [app.engine.broker.browse(queue)[0] for queue in ("news1", "news2")]
+    assert [one.priority for one in found] == [7, 7]
+    assert found[0].due == found[1].due
+    assert found[0].due is not None
+
+
+def info(app: App, queue: str) -> dict[str, Any]:
+    """Where the only message of a queue says that it was sent to, and how."""
+    (waiting,) = app.engine.broker.browse(queue)
+    app.engine.broker.purge([queue])
+    properties = json.loads(waiting.payload)["properties"]
+    return {**properties["delivery_info"], "mode": properties["delivery_mode"]}
+
+
+def test_a_key_that_is_given_travels_and_not_the_queues_own() -> None:
+    app = make_app(task_queues=QUEUES)
+    app.send_task("t", queue="v", routing_key="media.video.hd")
+    assert info(app, "video") == {
+        "exchange": "media", "routing_key": "media.video.hd", "mode": 2
+    }  # fmt: skip
+    app.send_task("t", queue="celery")
+    assert info(app, "celery") == {"exchange": "", "routing_key": "celery", "mode": 2}
+
+
+def test_how_it_is_delivered_says_the_call_then_the_task_then_the_exchange() -> None:
+    queues = [Queue("celery"), Queue("light", Exchange("light", delivery_mode=1), "light")]
+    app = make_app(task_queues=queues)
+    plain = app.task(name="plain")(lambda: None)
+    kept = app.task(name="kept", queue="light", delivery_mode=2)(lambda: None)
+    sends: list[tuple[Callable[[], object], str, int]] = [
+        (plain.delay, "celery", 2),
+        (lambda: plain.apply_async(queue="light"), "light", 1),
+        (lambda: plain.apply_async(queue="light", delivery_mode=2), "light", 2),
+        (kept.delay, "light", 2),
+        (lambda: kept.apply_async(delivery_mode=1), "light", 1),
+    ]
+    for send, queue, mode in sends:
+        send()
+        assert info(app, queue)["mode"] == mode
+    own = make_app()
+    own.task(name="light", delivery_mode=1)(lambda: None).delay()
+    assert info(own, "celery")["mode"] == 1
+
+
+def test_a_tasks_own_place_may_be_taken_away() -> None:
+    app = make_app(task_queues=QUEUES)
+    task = app.task(name="placed", queue="image")(lambda: None)
+    task.apply_async(queue=None)
+    assert [count.queue for count in app.engine.broker.counts()] == ["celery"]
+
+
+def test_a_task_names_its_place_without_declared_queues() -> None:
+    app = make_app()
+    by_value: Any = Queue("by value")
+    app.task(name="valued", queue=by_value)(lambda: None).delay()
+    app.send_task("t", queue=Queue("by value"))
+    (count,) = app.engine.broker.counts()
+    assert (count.queue, count.ready) == ("by value", 2)
+    exchanged = app.task(name="exchanged", exchange="nowhere", routing_key="k")(lambda: None)
+    with pytest.raises(QueueNotFound, match="exchange 'nowhere'"):
+        exchanged.delay()
+
+
+def test_the_settings_say_how_undeclared_queues_are_bound() -> None:
+    app = make_app(
+        task_default_exchange="main", task_default_exchange_type="topic",
+        task_default_routing_key="main.#", task_create_missing_queue_exchange_type="fanout",
+    )  # fmt: skip
+    queues = app.amqp.queues
+    celery = queues["celery"]
+    assert (celery.exchange, celery.routing_key) == (Exchange("main", "topic"), "main.#")
+    fresh = queues["fresh"]
+    assert (fresh.exchange, fresh.routing_key) == (Exchange("fresh", "fanout"), "fresh")
+    assert sent(app, exchange="main", routing_key="main.any") == ["celery"]
+    app.conf.task_default_exchange = "other"
+    assert app.amqp.queues["celery"].exchange == Exchange("other", "topic")
+    plain = make_app().amqp.queues
+    assert (plain["celery"].exchange, plain["celery"].routing_key) == (
+        Exchange("celery"), "celery"
+    )  # fmt: skip
+    assert plain["fresh"].exchange == Exchange("fresh")
+
+
+def test_without_declared_queues_none_may_be_made_either() -> None:
+    app = make_app(task_create_missing_queues=False)
+    assert sent(app) == ["celery"]
+    with pytest.raises(QueueNotFound, match="no queue 'fresh'"):
+        app.send_task("t", queue="fresh")
+
+
 def test_what_no_queue_gets_is_refused() -> None:
     app = make_app(task_queues=QUEUES)
+    with pytest.raises(QueueNotFound, match="fits 'c'"):
+        app.send_task("t", exchange="direct", routing_key="c")
     with pytest.raises(QueueNotFound, match=r"(?s)'sound'.*Nothing was queued.*video on Exchange"):
         app.send_task("t", exchange="media", routing_key="sound")
     with pytest.raises(QueueNotFound, match="exchange 'none'"):

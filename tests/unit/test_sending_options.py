@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import re
+import time
 from typing import Any
 
 import pytest
 
 from umbel import App, AsyncResult, Queue, Task
-from umbel.app import carried
+from umbel.app import batch, carried
 from umbel.app.options import RetryPolicy
 from umbel.exceptions import EncodeError, OperationalError
 from umbel.message import task as task_message
+from umbel.result import many, single
 from umbel.signals import after_task_publish, before_task_publish
 from umbel.testing import Harness
 
@@ -66,6 +69,51 @@ def test_options_become_properties() -> None:
     assert sent(headers={})[1]["delivery_mode"] == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("reply_to", "mine"), ("app_id", "shop"), ("user_id", "ann"), ("message_id", "m1"),
+        ("type", "t"), ("cluster_id", "c"), ("timestamp", 1.5), ("MessageGroupId", "7"),
+        ("MessageDeduplicationId", "8"),
+    ],
+)  # fmt: skip
+def test_each_property_travels_as_it_is(option: str, value: Any) -> None:
+    assert sent(**{option: value})[1][option] == value
+    without = sent(**{option: None})[1]
+    assert without.get(option) == (without["reply_to"] if option == "reply_to" else None)
+
+
+def test_a_header_that_is_none_is_as_if_it_were_not_given() -> None:
+    headers, *_ = sent(
+        task_id="t1", root_id=None, retries=None, argsrepr=None, kwargsrepr=None, origin=None,
+        replaced_task_nesting=None, shadow=None,
+    )  # fmt: skip
+    assert (headers["id"], headers["root_id"], headers["retries"]) == ("t1", "t1", 0)
+    assert (headers["argsrepr"], headers["kwargsrepr"]) == ("(1,)", "{}")
+    assert headers["origin"].startswith("gen")
+    assert (headers["replaced_task_nesting"], headers["shadow"]) == (0, None)
+
+
+def test_a_rare_option_leaves_the_others_alone() -> None:
+    """They go another way then (`umbel.app.parcel`)."""
+    before = time.time()
+    add.apply_async(
+        (1,), shadow="s", countdown=60, priority=7, expires=90, time_limit=9,
+        compression="zlib", serializer="json",
+    )  # fmt: skip
+    (waiting,) = app.engine.broker.browse("celery")
+    app.engine.broker.purge(["celery"])
+    assert (waiting.priority, waiting.due is not None and waiting.due >= before + 60) == (7, True)
+    envelope = json.loads(waiting.payload)
+    message = task_message.decode(waiting.payload)
+    assert envelope["headers"]["compression"] == "application/x-gzip"
+    assert task_message.parse_time(envelope["headers"]["eta"]) == pytest.approx(waiting.due)
+    assert envelope["headers"]["timelimit"] == [9, None]
+    assert 80_000 < int(envelope["properties"]["expiration"]) <= 90_000
+    assert envelope["properties"]["priority"] == 7
+    assert message.args == [1]
+
+
 def test_links_travel_as_signatures() -> None:
     *_, (_, embed) = sent(link=LINK, link_error=[LINK, LINK], chain=[LINK], chord=LINK)
     assert embed == {
@@ -81,6 +129,8 @@ def test_links_travel_as_signatures() -> None:
         ({"producer": object()}, TypeError, "no Kombu underneath"),
         ({"publisher": object()}, TypeError, "no Kombu underneath"),
         ({"connection": object()}, TypeError, "no Kombu underneath"),
+        ({"stamped_headers": "color"}, TypeError, "must be a list of names"),
+        ({"stamps": ["color"]}, TypeError, "and stamps a dict"),
         ({"link": "sending.other"}, TypeError, "link takes signatures"),
         ({"link_error": [{"args": []}]}, TypeError, "link_error takes signatures"),
         ({"delivery_mode": 3}, ValueError, "delivery_mode must be 1"),
@@ -100,11 +150,20 @@ def test_what_cannot_be_sent_is_refused(
     assert app.engine.broker.counts() == []
 
 
+def test_what_is_refused_may_be_none() -> None:
+    headers, *_ = sent(producer=None, publisher=None, connection=None)
+    assert headers["task"] == add.name
+
+
 def test_a_none_takes_the_tasks_own_default_away() -> None:
-    @app.task(name="sending.tuned", queue="slow", priority=7, time_limit=5, expires=60)
+    @app.task(
+        name="sending.tuned", queue="slow", priority=7, time_limit=5, soft_time_limit=4, expires=60
+    )
     def tuned() -> None: ...
 
-    tuned.apply_async(queue=None, priority=None, time_limit=None, expires=None)
+    tuned.apply_async(
+        queue=None, priority=None, time_limit=None, soft_time_limit=None, expires=None
+    )
     (waiting,) = app.engine.broker.browse("celery")
     headers = task_message.decode_headers(waiting.payload)
     assert waiting.priority == 0
@@ -125,7 +184,7 @@ def test_receivers_may_change_what_is_sent() -> None:
         body[1]["y"] = 5
         headers["trace"] = "abc"
         properties["app_id"] = "shop"
-        seen.append({"sender": sender, **more})
+        seen.append({"sender": sender, "priority": properties["priority"], **more})
 
     def after(sender: Any, headers: Any, body: Any, **more: Any) -> None:
         seen.append({"trace": headers["trace"], "args": body[0], **more})
@@ -142,21 +201,60 @@ def test_receivers_may_change_what_is_sent() -> None:
     first, second = seen
     assert first["sender"] == add.name
     assert first["routing_key"] == "celery"
-    assert {"exchange", "declare", "retry_policy"} <= first.keys()
+    assert {"exchange", "declare"} <= first.keys()
+    assert first["retry_policy"] == app.conf.task_publish_retry_policy
     assert second["trace"] == "abc"
     assert (second["exchange"], second["routing_key"]) == ("", "celery")
 
 
-def test_a_receiver_that_spoils_the_message_is_told() -> None:
-    def spoil(headers: Any, **_: Any) -> None:
-        headers["retries"] = "many"
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"headers": {"retries": "many"}}, "receiver of before_task_publish"),
+        ({"properties": {"priority": 99}}, "priority must be from 0 to 9"),
+    ],
+)
+def test_a_receiver_that_spoils_the_message_is_told(spoil: Any, words: str) -> None:
+    def receive(**said: Any) -> None:
+        for part, changes in spoil.items():
+            said[part].update(changes)
 
-    before_task_publish.connect(spoil)
+    before_task_publish.connect(receive)
     try:
-        with pytest.raises(ValueError, match="receiver of before_task_publish"):
+        with pytest.raises(ValueError, match=words):
             add.delay(1)
     finally:
-        before_task_publish.disconnect(spoil)
+        before_task_publish.disconnect(receive)
+    assert app.engine.broker.counts() == []
+
+
+def test_a_receiver_may_put_it_off_and_make_it_urgent() -> None:
+    def receive(headers: Any, properties: Any, **_: Any) -> None:
+        headers["eta"] = "2100-01-01T00:00:00+00:00"
+        properties["priority"] = 8
+
+    before_task_publish.connect(receive)
+    try:
+        add.delay(1)
+    finally:
+        before_task_publish.disconnect(receive)
+    (waiting,) = app.engine.broker.browse("celery")
+    app.engine.broker.purge(["celery"])
+    assert (waiting.due, waiting.priority) == (4102444800.0, 8)
+
+
+def test_a_receiver_of_what_was_published_needs_no_other() -> None:
+    heard: list[Any] = []
+
+    def after(sender: Any, body: Any, **_: Any) -> None:
+        heard.append((sender, body[0]))
+
+    after_task_publish.connect(after)
+    try:
+        sent()
+    finally:
+        after_task_publish.disconnect(after)
+    assert heard == [(add.name, [1])]
 
 
 def test_the_shorter_of_two_timeouts_is_the_deadline(flaky: Any) -> None:
@@ -236,6 +334,46 @@ def test_a_task_has_a_serializer_of_its_own() -> None:
         app.engine.broker.purge(["celery"])
 
 
+def test_a_task_has_a_compression_of_its_own() -> None:
+    class Small(Task[..., Any]):
+        compression = "bzip2"
+
+    small = app.task(base=Small, name="sending.small")(lambda x: x)
+    for given, expected in [(None, "application/x-bz2"), ("zlib", "application/x-gzip")]:
+        small.apply_async((1,), compression=given)
+        (waiting,) = app.engine.broker.browse("celery")
+        assert json.loads(waiting.payload)["headers"]["compression"] == expected
+        app.engine.broker.purge(["celery"])
+
+
+def test_the_setting_says_how_rare_messages_are_kept_too() -> None:
+    app.conf.task_default_delivery_mode = 1
+    try:
+        assert sent(shadow="s")[1]["delivery_mode"] == 1
+    finally:
+        app.conf.pop("task_default_delivery_mode")
+
+
+@pytest.mark.parametrize("extra", [{}, {"shadow": "rare"}])
+def test_a_wait_in_vain_names_the_queue_that_it_was_sent_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, extra: Any
+) -> None:
+    for module in (single, many):
+        monkeypatch.setattr(module, "QUIET_AFTER", 0.01, raising=False)
+    kept = App("sending-kept", broker="memory://sending-kept", backend="broker")
+    results = [
+        kept.send_task("x", queue="far", **extra),
+        asyncio.run(kept.task(name="y")(lambda: None).aapply_async(queue="far", **extra)),
+    ]
+    kept.engine.broker.purge(["far"])  # so that only the results know where they were sent to
+    for result in results:
+        caplog.clear()
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.05)
+        assert "Nobody works on its queue 'far'" in caplog.text
+    app.set_current()
+
+
 def test_options_without_effect_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
     carried._told.clear()
     for _ in range(2):
@@ -254,12 +392,13 @@ class Flaky:
     def __init__(self, failures: int) -> None:
         self.failures, self.tries = failures, 0
         self.timeouts: list[float] = []
+        self.error: type[Exception] = OperationalError
 
     def __call__(self, messages: Any, *, timeout: float = 5.0) -> None:
         self.tries += 1
         self.timeouts.append(timeout)
         if self.tries <= self.failures:
-            raise OperationalError("not now")
+            raise self.error("not now")
         type(app.engine.broker).publish(app.engine.broker, messages, timeout=timeout)
 
 
@@ -289,6 +428,58 @@ def test_an_unsuccessful_publish_is_tried_again(flaky: Any, extra: Any) -> None:
     assert publish.tries == 2
 
 
+def test_what_was_tried_again_is_told(flaky: Any, caplog: pytest.LogCaptureFixture) -> None:
+    for send in (_send, lambda **options: asyncio.run(_asend(**options))):
+        flaky(1)
+        caplog.clear()
+        send(retry_policy=FAST)
+        (line,) = caplog.messages
+        assert re.fullmatch(r"Publishing \S+ failed and is tried again in 0\.0 s: not now", line)
+
+
+def test_other_errors_are_tried_again_where_the_policy_names_them(
+    flaky: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for send in (_send, lambda **options: asyncio.run(_asend(**options))):
+        publish = flaky(1)
+        publish.error = LookupError
+        with pytest.raises(LookupError):
+            send(retry_policy=FAST)
+        publish = flaky(1)
+        publish.error = LookupError
+        send(retry_policy={**FAST, "retry_errors": (LookupError,)})
+        assert publish.tries == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "pauses"),
+    [
+        ({}, [0.0, 0.2, 0.4]),
+        ({"max_retries": 5}, [0.0, 0.2, 0.4, 0.6, 0.8]),
+        ({"max_retries": 8, "interval_step": 0.4}, [0.0, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ({"interval_start": 0.5, "interval_max": 0.6}, [0.5, 0.6, 0.6]),
+        ({"interval_start": 2.0}, [1.0, 1.0, 1.0]),
+        ({"max_retries": 0}, []),
+    ],
+)
+def test_pauses_grow_by_a_step_up_to_the_longest(policy: Any, pauses: list[float]) -> None:
+    end = time.monotonic() + 60
+    found = list(batch._pauses(app.conf, {"retry_policy": policy}, end))
+    assert found == pytest.approx(pauses)
+    assert list(batch._pauses(app.conf, {"retry_policy": policy}, time.monotonic())) == []
+
+
+def test_new_tries_come_after_their_pauses_and_with_what_is_left_of_the_time(flaky: Any) -> None:
+    policy: RetryPolicy = {"interval_start": 0.05, "interval_step": 0}
+    for send in (_send, lambda **options: asyncio.run(_asend(**options))):
+        publish = flaky(2)
+        start = time.monotonic()
+        send(retry_policy=policy, timeout=3)
+        assert time.monotonic() - start >= 0.1
+        first, second, third = publish.timeouts
+        assert (first, second <= 2.95, third <= 2.9) == (3, True, True)
+
+
 def test_without_retry_there_is_one_try(flaky: Any) -> None:
     publish = flaky(1)
     with pytest.raises(OperationalError):
@@ -311,6 +502,10 @@ def test_the_settings_say_how_often_by_default(flaky: Any) -> None:
     assert publish.tries == 2
     app.conf.pop("task_publish_retry")
     app.conf.pop("task_publish_retry_policy")
+
+
+def _send(**options: Any) -> None:
+    add.apply_async((1,), **options)
 
 
 async def _asend(**options: Any) -> None:

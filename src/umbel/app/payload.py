@@ -63,7 +63,6 @@ def write_body(
             raise refuse_argument(name, error) from None
     if len(data) > settings.task_max_message_bytes:
         raise _refuse_size(name, len(data), settings.task_max_message_bytes)
-    compression = compression or settings.task_compression
     method = None
     if compression:
         data, method = compress(data, compression)

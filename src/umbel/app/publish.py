@@ -150,7 +150,7 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     if time_limit is not None or soft_time_limit is not None or expires is not None:
         _limit(settings, headers, properties, time_limit, soft_time_limit, expires)
     body = (args, kwargs, task_message.NO_EMBED)
-    if rare or copies or before_task_publish.receivers or after_task_publish.receivers:
+    if rare or before_task_publish.receivers or after_task_publish.receivers:
         from umbel.app.parcel import pack
 
         return pack(settings, headers, properties, body, due, copies, rare, serializer, compression)

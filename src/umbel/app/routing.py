@@ -168,8 +168,6 @@ class Amqp:
         return self._routes
 
     def _resolve(self, final: dict[str, Any], task: Task[..., Any] | None) -> dict[str, Any]:
-        final.pop("router", None)
-        final.pop("route_name", None)
         if task is not None and task.delivery_mode is not None:
             final.setdefault("delivery_mode", task.delivery_mode)
         given = final.keys() & PLACE
@@ -217,7 +215,7 @@ class Table:
     def __init__(self, pairs: Mapping[Any, Route] | Sequence[tuple[Any, Route]]) -> None:
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
-        for pattern, route in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        for pattern, route in map(_pair, pairs.items() if isinstance(pairs, Mapping) else pairs):
             if isinstance(pattern, re.Pattern):
                 self._patterns.append((pattern, route))
             elif not isinstance(pattern, str):
@@ -239,6 +237,12 @@ class Table:
             if pattern.match(name):
                 return route
         return None
+
+
+def _pair(item: object) -> tuple[Any, Route]:
+    if not isinstance(item, (list, tuple)) or len(item) != 2:
+        raise ImproperlyConfigured(f"task_routes: {item!r} is no pair of a pattern and a route.")
+    return item[0], item[1]
 
 
 def prepare(routes: Routes | None) -> list[Lookup]:
@@ -311,9 +315,7 @@ def _merge(
         return dict(options)
     final = dict(route) if isinstance(route, Mapping) else {"queue": route}
     for key in list(final):
-        if options.get(key) is not None or (
-            task is not None and key not in options and _has_own(task, key)
-        ):
+        if task is not None and key not in options and _has_own(task, key):
             del final[key]
     for key, value in options.items():
         if value is not None or key not in final:
