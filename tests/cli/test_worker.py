@@ -109,9 +109,12 @@ def test_stores_that_cannot_be_used(project: Project, tmp_path: Path) -> None:
     ("line", "words"),
     [
         (["-l", "loud"], "'loud' is not one of"),
-        (["-P", "gevent"], "'gevent' is not there; this version has one pool: prefork"),
+        (
+            ["-P", "gevent"],
+            "The pool 'gevent' is not in this version; there are prefork, threads, asyncio, solo",
+        ),
         (["-n", "a@%x"], "'%x' in 'a@%x' is unknown"),
-        (["-c", "0"], "'0' is neither a number from 1 to 1024 nor auto"),
+        (["-c", "0"], "'0' is neither a number from 1 to 4096 nor auto"),
         (["-X", "celery"], "-X leaves no queue"),
         (["--time-limit", "1", "--soft-time-limit", "2"], "must not be above"),
         (["--tome-limit", "1"], "No such option"),

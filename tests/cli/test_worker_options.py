@@ -78,7 +78,7 @@ def test_options_without_effect_say_so(project: Project) -> None:
         (["--executable", "x"], "-m umbel worker"),
         (["--loader", "x"], "--loader is refused"),
         (["-D"], "--detach needs a log file"),
-        (["-c", "many"], "neither a number from 1 to 1024 nor auto"),
+        (["-c", "many"], "neither a number from 1 to 4096 nor auto"),
         (["-Ofast"], "is not one of"),
         (["stray"], "'stray' is neither an option nor a setting"),
         (["-f", "%x.log"], "'%x' in '%x.log' is unknown"),

@@ -56,10 +56,11 @@ def dropped_on_death() -> None:
 
 @plant
 def all_held_charged() -> None:
-    """What a child had not started cannot be taken back when it dies."""
+    """What a child had not started cannot be taken back when it dies, and is charged."""
     from umbel.pools.link import SupervisorEnd
 
     swap(SupervisorEnd, "recall", lambda self: [])
+    company_charged()
 
 
 @plant
@@ -265,7 +266,7 @@ def poison_not_alone() -> None:
     from umbel.worker.dispatch import Dispatcher
 
     def anywhere(self: Any, plan: Any) -> None:
-        for child in self._children.by_slot.values():
+        for child in self._children:
             if self.suspects and self._open(child) and child.done:
                 held = self.suspects.popleft()
                 held.delivery.suspect = False
@@ -278,9 +279,9 @@ def poison_not_alone() -> None:
 @plant
 def cause_unknown() -> None:
     """How a child ended is not looked at."""
-    from umbel.worker import supervisor
+    from umbel.worker import ends
 
-    swap(supervisor, "describe_exit", lambda status, memory: "gone")
+    swap(ends, "describe_exit", lambda status, memory: "gone")
 
 
 # ------------------------------------------------------------------------------------------- limits
@@ -291,7 +292,7 @@ def no_limits() -> None:
     """Nobody looks at time limits."""
     from umbel.worker.limits import Limits
 
-    swap(Limits, "enforce", lambda self, now: None)
+    swap(Limits, "enforce", lambda self, now: float("inf"))
 
 
 @plant
@@ -299,7 +300,7 @@ def no_escalation() -> None:
     """A soft limit that is ignored stays ignored."""
     from umbel.worker.limits import Limits
 
-    def of_hard_limit(self: Any, child: Any, held: Any, start: float) -> float:
+    def of_hard_limit(self: Any, held: Any, start: float) -> float:
         return float("inf") if held.hard is None else start + float(held.hard)
 
     swap(Limits, "_time_to_kill", of_hard_limit)
@@ -310,52 +311,117 @@ def no_stacks() -> None:
     """A child is killed without being asked for its stacks."""
     from umbel.worker.children import Child
 
-    swap(Child, "last_stacks", lambda self: "")
+    swap(Child, "last_stacks", lambda self, thread=0: "")
 
 
 @plant
 def soft_limit_anywhere() -> None:
     """The soft limit's signal raises wherever it lands."""
     from umbel.exceptions import SoftTimeLimitExceeded
-    from umbel.pools.prefork import MainThreadSlot
+    from umbel.pools.slots import Bench
 
     def strike(self: Any, *_: Any) -> None:
         raise SoftTimeLimitExceeded
 
-    swap(MainThreadSlot, "_on_soft_limit", strike)
+    swap(Bench, "on_soft_limit", strike)
 
 
 @plant
 def soft_limit_at_random() -> None:
     """The soft limit's signal is not aimed at one delivery, and is sent late."""
     from umbel.exceptions import SoftTimeLimitExceeded
-    from umbel.pools.prefork import MainThreadSlot
+    from umbel.pools.slots import Bench
     from umbel.worker.limits import Limits
 
     def strike(self: Any, *_: Any) -> None:
-        if self._inside:
+        if any(slot.inside for slot in self.slots):
             raise SoftTimeLimitExceeded
 
-    enforce = Limits._enforce
+    look_at = Limits._look_at
 
-    def twice(self: Any, child: Any, now: float) -> float | None:
-        sent = child.soft_sent
-        again = enforce(self, child, now)
-        if child.soft_sent != sent:
+    def twice(self: Any, child: Any, held: Any, *rest: Any) -> float:
+        sent = held.soft_at
+        again = look_at(self, child, held, *rest)
+        if held.soft_at != sent:
             again_later = threading.Timer(0.01, self._children.signal, (child, signal.SIGUSR1))
             again_later.start()
         return again
 
-    swap(MainThreadSlot, "_on_soft_limit", strike)
-    swap(Limits, "_enforce", twice)
+    swap(Bench, "on_soft_limit", strike)
+    swap(Limits, "_look_at", twice)
 
 
 @plant
 def swallowed_soft_limit_async() -> None:
     """A coroutine that waits is not told of its soft limit."""
-    from umbel.pools.prefork import Interruptible
+    from umbel.pools.coroutine import Interruptible
 
-    swap(Interruptible, "interrupt", lambda self: None)
+    swap(Interruptible, "interrupt", lambda self, loop: None)
+
+
+# --------------------------------------------------------------------------------------- neighbours
+
+
+@plant
+def company_charged() -> None:
+    """All that ran in a process that died is charged."""
+    from umbel.worker.ends import Ends
+
+    lose = Ends._lose
+
+    def charge(self: Any, child: Any, held: Any, cause: str, *, alone: bool) -> Any:
+        return lose(self, child, held, cause, alone=True)
+
+    swap(Ends, "_lose", charge)
+
+
+@plant
+def neighbours_charged() -> None:
+    """What was killed for another one's sake is charged."""
+    from umbel.worker.ends import Ends
+
+    def charge(self: Any, held: Any, culprit: Any) -> Any:
+        return self._settler.lost(held.delivery, held.headers, "its neighbour", "")
+
+    swap(Ends, "_interrupt", charge)
+
+
+@plant
+def no_patience() -> None:
+    """A child is killed at once, whatever else it runs."""
+    from umbel.worker import limits
+
+    swap(limits, "NEIGHBOURS", 0.0)
+
+
+@plant
+def late_strikes() -> None:
+    """A thread is struck a moment later, whatever it does by then."""
+    from umbel.exceptions import SoftTimeLimitExceeded
+    from umbel.pools import threads
+
+    def strike(slot: Any) -> None:
+        slot.struck = slot.inside
+        raise_in = vars(threads)["_raise_in"]
+        threading.Timer(0.003, raise_in, (slot.thread, SoftTimeLimitExceeded)).start()
+
+    swap(threads, "strike", strike)
+
+
+@plant
+def early_forgotten() -> None:
+    """Nobody keeps what was acknowledged early and handed out."""
+    from umbel.worker.children import Children
+
+    swap(Children, "note_early", lambda self, number: None)
+
+
+@plant
+def no_recall() -> None:
+    """What a child holds stays there."""
+    from umbel.worker.dispatch import Dispatcher
+
+    swap(Dispatcher, "rebalance", lambda self, now: None)
 
 
 # ---------------------------------------------------------------------------------- retry, shutdown
@@ -442,7 +508,7 @@ def recycling_drops() -> None:
     tend = Supervisor._tend_children
 
     def drop(self: Any, now: float) -> None:
-        for child in self._children.by_slot.values():
+        for child in self._children:
             if child.retiring:
                 child.held.clear()
         tend(self, now)

@@ -151,6 +151,7 @@ class Project:
     slots: int = 2
     """Of each worker."""
     settings: dict[str, Any] = field(default_factory=dict)
+    pool: str = "prefork"
     plant: str | None = None
     """A bug to plant in the workers (`tests.faults.plants`)."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -198,7 +199,7 @@ class Project:
         slots = slots or self.slots
         command = [
             *(prefix or []), sys.executable, "-m", "umbel", "-A", MODULE, "worker",
-            "-c", f"{slots}", "-n", name, *arguments,
+            "-P", self.pool, "-c", f"{slots}", "-n", name, *arguments,
         ]  # fmt: skip
         worker = Worker(
             command, {**self._environment(planted=True), **environment}, self.folder, slots

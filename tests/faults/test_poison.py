@@ -213,7 +213,7 @@ def test_planted_bug_is_seen_by_kills_of_the_whole_worker(
     see_plant(
         "all_suspected_charged",
         test_kills_of_the_whole_worker_charge_nobody,
-        "charged|has not ended|dead_letters",
+        "charged|has not ended|dead_letters|200 runs more",
         lambda short, full: 1,
         record_nothing,
     )

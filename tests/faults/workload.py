@@ -40,13 +40,14 @@ def note(entry: dict[str, object]) -> None:
 @contextlib.contextmanager
 def run(task: Any) -> Iterator[str]:
     """Note the start and the end of one run of a body; yields the run's token."""
+    start = time.monotonic()  # before anything that lets other threads run
     request = task.request
     token = secrets.token_hex(8)
     note(
         {
             "event": "start", "job": request.id, "retries": request.retries, "token": token,
             "pid": os.getpid(), "server": os.getppid(), "charged": request.deliveries,
-            "task": task.name, "t": time.monotonic(),
+            "task": task.name, "t": start,
         }
     )  # fmt: skip
     try:
@@ -98,6 +99,12 @@ def early(self: Any, seconds: float = 0.0) -> str:
 
 
 @app.task(bind=True)
+def measure(self: Any, text: str) -> int:
+    with run(self):
+        return len(text)
+
+
+@app.task(bind=True)
 def eat(self: Any, mebibytes: int) -> str:
     with run(self) as token:
         bytearray(mebibytes << 20)
@@ -141,6 +148,14 @@ def die(self: Any, way: str) -> NoReturn:
 
 
 # ----------------------------------------------------------------------------------- what hangs on
+
+
+@app.task(bind=True)
+async def block_loop(self: Any, seconds: float) -> str:
+    """A coroutine that gives no other one a turn."""
+    with run(self) as token:
+        time.sleep(seconds)  # noqa: ASYNC251  (what is not to be done)
+        return token
 
 
 @app.task(bind=True)
@@ -191,6 +206,16 @@ def catch_soft_limit(self: Any) -> str:
         except SoftTimeLimitExceeded:
             return "cleaned up"
     return "never"
+
+
+@app.task(bind=True)
+def catch_soft_limit_busy(self: Any) -> str:
+    with run(self):
+        try:
+            while True:
+                pass
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
 
 
 @app.task(bind=True)

@@ -42,7 +42,7 @@ def test_a_renewal_is_told_and_touches_no_slot(tmp_path: Path) -> None:
     assert later.renewed > before.renewed + 0.01
     assert renewed.renewed < later.renewed
     table = SlotTable(run_file.descriptor)
-    assert table.running(0) == (0, 0.0)
+    assert table.running(0, 10) == []
     table.close()
     run_file.close(remove=True)
 

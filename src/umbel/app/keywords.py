@@ -77,6 +77,7 @@ class AppSettings(TypedDict, total=False):
     beat_schedule_filename: str | None
     beat_cron_starting_deadline: float | timedelta | None
     worker_concurrency: int | None
+    worker_pool: str
     worker_max_tasks_per_child: int | None
     worker_max_memory_per_child: int | None
     worker_soft_shutdown_timeout: float | timedelta
@@ -109,7 +110,6 @@ class AppSettings(TypedDict, total=False):
     worker_enable_remote_control: Any
     worker_pool_restarts: Any
     worker_lost_wait: Any
-    worker_pool: Any
     worker_pool_putlocks: Any
     worker_pool_start_method: Any
     worker_proc_alive_timeout: Any
@@ -239,7 +239,6 @@ class IdleSettings:
     worker_enable_remote_control: Any
     worker_pool_restarts: Any
     worker_lost_wait: Any
-    worker_pool: Any
     worker_pool_putlocks: Any
     worker_pool_start_method: Any
     worker_proc_alive_timeout: Any

@@ -147,8 +147,10 @@ class JsonFormatter(logging.Formatter):
 # ------------------------------------------------------------------ the set-up
 
 
-def set_up_logging(conf: Settings, options: LogOptions, slot: int | None = None) -> None:
-    """Set logging up in a supervisor, or in the child of a slot.
+def set_up_logging(
+    conf: Settings, options: LogOptions, slot: int | None = None, *, redirects: bool = True
+) -> None:
+    """Set logging up in a supervisor, or in the child of a slot, whose prints go to the log.
 
     A receiver of the signal `setup_logging` does it instead. A root logger that has handlers is
     left alone, unless `worker_hijack_root_logger` says otherwise; a file that was asked for gets
@@ -164,12 +166,19 @@ def set_up_logging(conf: Settings, options: LogOptions, slot: int | None = None)
             text = f"The receiver {receiver!r} of setup_logging could not set logging up"
             raise RuntimeError(text) from answer  # noqa: TRY004  (it is the receiver's result)
     if not answers:
-        _set_up(conf, options, slot, told)
+        _set_up(conf, options, slot, told, redirects=redirects)
     if slot is not None:  # of a process, so of all that it runs
         Request.loglevel, Request.logfile = level, file
 
 
-def _set_up(conf: Settings, options: LogOptions, slot: int | None, told: dict[str, Any]) -> None:
+def _set_up(
+    conf: Settings,
+    options: LogOptions,
+    slot: int | None,
+    told: dict[str, Any],
+    *,
+    redirects: bool,
+) -> None:
     root, tasks = logging.getLogger(), logging.getLogger(TASK_LOGGER)
     _make_room(conf, options)
     bare = all(isinstance(handler, logging.NullHandler) for handler in root.handlers)
@@ -189,7 +198,7 @@ def _set_up(conf: Settings, options: LogOptions, slot: int | None, told: dict[st
     signals.after_setup_task_logger.send(
         None, logger=tasks, format=conf.worker_task_log_format, **told
     )
-    if slot is not None and conf.worker_redirect_stdouts:
+    if slot is not None and redirects and conf.worker_redirect_stdouts:
         redirect(conf.worker_redirect_stdouts_level)
 
 

@@ -116,11 +116,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         ),
         **_rows(
             "no effect",
-            "this version has one pool, prefork",
-            worker_pool="prefork",
-        ),
-        **_rows(
-            "no effect",
             "a task is claimed for a free slot, so none has to wait for one",
             worker_pool_putlocks=True,
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +51,24 @@ Rest = Callable[[], None]
 """What is left of a run once its outcome has left; it raises nothing."""
 
 
+class Run(msgspec.Struct, gc=False):
+    """One delivery whose task is known, from its decoding to its outcome."""
+
+    number: int
+    payload: bytes
+    message: task_message.Task
+    steps: Steps
+    request: Request
+    context: Context
+    """Its own: what it sets does not leak into the next task."""
+    begins: bool
+    """Whether anything comes before the function."""
+
+    def begin(self) -> None:
+        """What comes before the function: signals, a stored STARTED, `before_start`."""
+        self.steps.begin(self.request)
+
+
 class Pipeline:
     """Executes deliveries of one app."""
 
@@ -69,50 +87,69 @@ class Pipeline:
     def execute(
         self, number: int, payload: bytes, deliveries: int, call: Call
     ) -> tuple[Outcome, Rest | None]:
-        """Run one delivery. Never raises what a task raised.
+        """Run one delivery in the calling thread: `open` and `perform`."""
+        run = self.open(number, payload, deliveries)
+        return (run, None) if isinstance(run, Outcome) else self.perform(run, call)
+
+    def perform(self, run: Run, call: Call) -> tuple[Outcome, Rest | None]:
+        """Call the function in the calling thread. Never raises what a task raised.
 
         Returns the outcome, and what is left to do once that is on its way to the store: the
         handlers and signals of the end. None: nobody wants to hear of it.
         """
+        context, message = run.context, run.message
+        failure: BaseException | None = None
+        value: Any = None
+        start = time.perf_counter()
+        try:
+            if run.begins:
+                context.run(run.begin)
+            value = context.run(call, run.number, run.steps.task, message.args, message.kwargs)
+        except BaseException as raised:  # noqa: BLE001  (SystemExit too ends only the task)
+            failure = raised
+        return context.run(self.close, run, value, failure, time.perf_counter() - start)
+
+    def open(self, number: int, payload: bytes, deliveries: int) -> Run | Outcome:
+        """Decode a delivery and look its task up; the outcome at once if that cannot be done."""
         try:
             message = task_message.decode(payload, self._accept, self._limit)
         except (ContentDisallowed, SecurityError, DecodeError) as error:
-            return _refuse(number, error), None
+            return _refuse(number, error)
         headers = message.headers
         task = self._tasks.get(headers.task)
         if task is None:
-            return Outcome(number, "unknown"), None
+            return Outcome(number, "unknown")
         steps = self._steps.get(headers.task)
         if steps is None or steps.task is not task:
             steps = self._steps[headers.task] = Steps(task)
         request = self._request(message, payload, task, deliveries)
         scope = current.set(request)
-        # In a context of its own: what it sets does not leak into the next task.
         context = copy_context()
-        start = time.perf_counter()
-        failure: BaseException | None = None
-        value: Any = None
-        try:
-            if steps.begins or task_prerun.receivers:
-                context.run(steps.begin, request)
-            value = context.run(call, number, task, message.args, message.kwargs)
-        except BaseException as raised:  # noqa: BLE001  (SystemExit too ends only the task)
-            failure = raised.with_traceback(_own_frames_off(raised.__traceback__))
-        runtime = time.perf_counter() - start
-        try:
-            if failure is not None and steps.retried:
+        current.reset(scope)
+        begins = steps.begins or bool(task_prerun.receivers)
+        return Run(number, payload, message, steps, request, context, begins)
+
+    def close(
+        self, run: Run, value: Any, failure: BaseException | None, runtime: float
+    ) -> tuple[Outcome, Rest | None]:
+        """The outcome of what the function returned or raised; as `perform` returns it.
+
+        To be called in the run's context.
+        """
+        steps, request = run.steps, run.request
+        if failure is not None:
+            failure = failure.with_traceback(_own_frames_off(failure.__traceback__))
+            if steps.retried:
                 failure = _consider_retry(steps, request, failure)
-            outcome = self._conclude(steps, request, payload, message, value, failure)
-            if outcome.ending == "success":
-                log_success(request, _shown(task, request, value), runtime)
-        finally:
-            current.reset(scope)
-        outcome.number, outcome.runtime = number, runtime
+        outcome = self._conclude(steps, request, run.payload, run.message, value, failure)
+        if outcome.ending == "success":
+            log_success(request, _shown(steps.task, request, value), runtime)
+        outcome.number, outcome.runtime = run.number, runtime
         if self._report_memory:
             outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         end = request.end
         if end is not None and steps.is_heard(end[0]):
-            return outcome, partial(context.run, steps.finish, request, *end, runtime)
+            return outcome, partial(run.context.run, steps.finish, request, *end, runtime)
         return outcome, None
 
     def _request(

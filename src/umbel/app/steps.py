@@ -34,6 +34,8 @@ SIGNALS: Final = {
     states.IGNORED: signals.task_postrun,
 }
 """The signal of each way in which a run can end."""
+CO_COROUTINE: Final = 0x80
+"""The flag of an `async def` function's code (`inspect.CO_COROUTINE`)."""
 ENDS: Final = ("on_success", "on_failure", "on_retry", "after_return")
 
 
@@ -73,6 +75,7 @@ class Steps:
         "before_start",
         "begins",
         "has_handlers",
+        "is_coroutine",
         "keeps_errors",
         "keeps_failures",
         "retried",
@@ -87,6 +90,8 @@ class Steps:
             task.before_start if _overrides(task, "before_start") else None
         )
         self.has_handlers: bool = any(_overrides(task, name) for name in ENDS)
+        self.is_coroutine: bool = _makes_coroutine(task)
+        """Whether a call of the function runs none of it: it makes a coroutine."""
         self.tracked: bool = bool(task.track_started)
         self.retried: tuple[type[BaseException], ...] = tuple(task.autoretry_for)
         """Errors after which the task is retried by itself."""
@@ -201,6 +206,12 @@ def acks_on(task: Task[..., Any], what: Literal["failure", "timeout"]) -> bool:
 def _overrides(task: Task[..., Any], name: str) -> bool:
     """Whether a task has a handler of its own, from its class or set on it."""
     return getattr(getattr(task, name), "__func__", None) is not vars(Handlers)[name]
+
+
+def _makes_coroutine(task: Task[..., Any]) -> bool:
+    function: Any = type(task).__call__ if task.overrides_call else task.run
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)
 
 
 def _send_failure(

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from umbel.pools.launch import ForkServer
     from umbel.worker.supervisor import Supervisor
 
-MOST = 1024
-"""Processes of a worker, at most."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
@@ -41,6 +39,8 @@ class Wishes:
     """The options of a worker, as they were given."""
 
     concurrency: int | None
+    pool: str | None
+    processes: int | None
     node: str | None
     queues: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -80,10 +80,15 @@ def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) ->
     return f"{left if at and left else 'celery'}@{right or host}"
 
 
-def check_pool(_: click.Context, __: click.Parameter, name: str) -> None:
-    """Refuse the pools that are not there."""
-    if name not in {"prefork", "processes"}:
-        raise click.BadParameter(f"{name!r} is not there; this version has one pool: prefork.")
+def read_pool(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """A pool by its own name; refuse those that are not there."""
+    from umbel.exceptions import ImproperlyConfigured
+    from umbel.pools.kinds import find_pool
+
+    try:
+        return None if name is None else find_pool(name)
+    except ImproperlyConfigured as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -93,11 +98,13 @@ def set_compat(_: click.Context, __: click.Parameter, value: str | None) -> None
 
 
 def read_concurrency(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    """A number of processes; None for `auto`, one for each core."""
+    """A number of slots; None for `auto`, the pool's usual number."""
+    from umbel.engines.run_file import SLOTS
+
     if text is None or text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= MOST:
-        raise click.BadParameter(f"{text!r} is neither a number from 1 to {MOST} nor auto.")
+    if not text.isdigit() or not 1 <= int(text) <= SLOTS:
+        raise click.BadParameter(f"{text!r} is neither a number from 1 to {SLOTS} nor auto.")
     return int(text)
 
 
@@ -125,7 +132,14 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     "--concurrency",
     callback=read_concurrency,
     metavar="N",
-    help="Processes that run tasks; default, and auto: one for each core.",
+    help="Tasks at the same time in each process; with prefork the number of processes. "
+    "Default, and auto: prefork one for each core, threads ten, asyncio 100.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that run tasks; default 1, with prefork what -c says.",
 )
 @click.option(
     "-n",
@@ -149,10 +163,10 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
 @click.option(
     "-P",
     "--pool",
-    default="prefork",
-    callback=check_pool,
-    expose_value=False,
-    help="How tasks are run: prefork, in processes.",
+    metavar="NAME",
+    callback=read_pool,
+    help="How tasks are run: prefork (default), one in each process; threads; asyncio; solo, "
+    "one in the foreground of the terminal.",
 )
 @click.option(
     "--time-limit",
@@ -351,6 +365,8 @@ def work(
             node=wishes.node,
             queues=queues,
             concurrency=wishes.concurrency,
+            pool=wishes.pool,
+            processes=wishes.processes,
             time_limit=wishes.time_limit,
             soft_time_limit=wishes.soft_time_limit,
             max_tasks_per_child=wishes.max_tasks,
@@ -405,11 +421,14 @@ def introduce(
     beat: BeatThread | None,
 ) -> None:
     """The first lines."""
-    app, slots, queues = target.app, supervisor.slots, list(supervisor.queues)
+    app, layout, queues = target.app, supervisor.layout, list(supervisor.queues)
+    slots = count(layout.total, "slot")
+    if layout.slots > 1:
+        slots += f" in {count(layout.processes, 'process', 'processes')}"
     if told.file is not None:  # it has to say by itself what the terminal is told
         log().info(
             "umbel %s serves %s of %s for %s with %s",
-            __version__, ", ".join(queues), target.store.name, target.name, count(slots, "slot"),
+            __version__, ", ".join(queues), target.store.name, target.name, slots,
         )  # fmt: skip
     if target.exists:
         backlog = read_backlog(target, live_workers(target.store))
@@ -422,8 +441,9 @@ def introduce(
                 "app": target.name,
                 "file": target.file,
                 "store": target.store.name,
-                "pool": "prefork",
-                "slots": slots,
+                "pool": layout.pool,
+                "processes": layout.processes,
+                "slots": layout.total,
                 "queues": queues,
                 "tasks": sorted(app.tasks),
                 "entries": None if beat is None else beat.entries,
@@ -439,7 +459,7 @@ def introduce(
             ("umbel", __version__),
             ("app", f"{target.name} ({target.file})"),
             ("store", target.store.name),
-            ("pool", f"prefork, {count(slots, 'slot')}"),
+            ("pool", f"{layout.pool}, {slots}"),
             ("queues", ", ".join(queues)),
             ("tasks", f"{len(app.tasks)}{hint}"),
             (

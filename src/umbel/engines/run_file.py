@@ -6,8 +6,9 @@ Whoever opens that very file (same boot, device, inode and token) and gets the l
 death; pid, host name and node name prove nothing.
 
 The head, 64 bytes, says when the lease was renewed last, for people on this host: no judge asks
-it. After it the file is a table with one record for each slot, mapped into memory by the slot's
-process, which alone writes it: what runs there since when. It outlives them all.
+it. After it the file is a table with one record for each slot, mapped into memory by the supervisor
+and by the slot's process: what runs there since when. Each word has one writer; all of it outlives
+them all.
 """
 
 from __future__ import annotations
@@ -33,12 +34,26 @@ PREFIX: Final = "worker."
 HEAD: Final = 64
 RENEWED: Final = 48
 """Where in the head the last renewal stands, in monotonic ns; the token is before it."""
-RECORD: Final = 4
-"""Eight-byte words in a slot's record: the number that runs (0: none), its start (monotonic ns),
-the soft limit's target, and the number that was started last."""
-SLOTS: Final = 1024
+RECORD: Final = 6
+"""Eight-byte words in a slot's record."""
+NUMBER: Final = 0
+"""The delivery that runs in the slot; 0: none. Written by the child, after the other two."""
+START: Final = 1
+"""When it started (monotonic ns). Written by the child."""
+THREAD: Final = 2
+"""The thread that runs it, as faulthandler names it. Written by the child."""
+SOFT: Final = 3
+"""The delivery that the next SIGUSR1 is meant for. Written by the supervisor."""
+STACK: Final = 4
+"""The delivery whose stack the next SIGUSR2 asks for. Written by the supervisor."""
+EARLY: Final = 5
+"""A delivery that was acknowledged early and handed out, by this worker, whichever the slot.
+Written by the supervisor, and taken back once its end is stored."""
+RECORDS: Final = 8192
+"""Records of the table. A process that is being replaced keeps its own while it ends."""
+SLOTS: Final = RECORDS // 2
 """Most slots that one worker can have."""
-SIZE: Final = HEAD + SLOTS * RECORD * 8
+SIZE: Final = HEAD + RECORDS * RECORD * 8
 
 
 def boot_id() -> str:
@@ -112,19 +127,38 @@ class SlotTable:
         self.words.release()
         self._map.close()
 
-    def running(self, slot: int) -> tuple[int, float]:
-        """Number of the delivery that runs in a slot, and its start (monotonic seconds)."""
-        base = slot * RECORD
-        return self.words[base], self.words[base + 1] / 1e9
+    def running(self, first: int, count: int) -> list[tuple[int, int, float]]:
+        """What runs in the records from `first` on: record, number, start (monotonic seconds)."""
+        if count == 1:  # the common case, looked at in every turn of the supervisor's loop
+            word = first * RECORD
+            number = self.words[word]
+            return [(first, number, self.words[word + START] / 1e9)] if number else []
+        head, end = first * RECORD, (first + count) * RECORD
+        numbers = self.words[head:end:RECORD].tolist()
+        starts = self.words[head + START : end : RECORD].tolist()
+        return [(first + i, number, starts[i] / 1e9) for i, number in enumerate(numbers) if number]
 
-    def clear(self, slot: int) -> None:
-        """Empty the record of a slot that has no process."""
-        for word in range(slot * RECORD, (slot + 1) * RECORD):
-            self.words[word] = 0
+    def number(self, record: int) -> int:
+        """The delivery that runs in one record's slot; 0: none."""
+        return self.words[record * RECORD + NUMBER]
 
-    def aim_soft_limit(self, slot: int, number: int) -> None:
-        """Name the delivery that the next SIGUSR1 is meant for (written by the supervisor)."""
-        self.words[slot * RECORD + 2] = number
+    def thread(self, record: int) -> int:
+        """The thread that runs what runs there; 0 if that is not known."""
+        return self.words[record * RECORD + THREAD]
+
+    def clear(self, first: int, count: int) -> None:
+        """Empty the records of a process that is gone."""
+        for record in range(first, first + count):
+            for word in range(record * RECORD, record * RECORD + EARLY):
+                self.words[word] = 0
+
+    def aim(self, record: int, word: int, number: int) -> None:
+        """Name the delivery that the next SIGUSR1 or SIGUSR2 is about (`SOFT`, `STACK`)."""
+        self.words[record * RECORD + word] = number
+
+    def note_early(self, record: int, number: int) -> None:
+        """Keep that this delivery may have started and must not run again; 0: it has ended."""
+        self.words[record * RECORD + EARLY] = number
 
 
 def is_alive(record: WorkerRecord, run_dir: Path) -> bool:
@@ -137,8 +171,8 @@ class Remains(NamedTuple):
 
     running: frozenset[int]
     """Deliveries that had started and not ended."""
-    last: frozenset[int]
-    """The delivery that each slot had started last, ended or not."""
+    early: frozenset[int]
+    """Deliveries that were acknowledged early and may have started."""
 
 
 def proof_of_death(record: WorkerRecord, run_dir: Path) -> Remains | None:
@@ -147,7 +181,9 @@ def proof_of_death(record: WorkerRecord, run_dir: Path) -> Remains | None:
         if descriptor is None or not _is_free(descriptor):
             return None
         table = memoryview(os.pread(descriptor, SIZE - HEAD, HEAD)).cast("Q")
-        return Remains(frozenset(table[::RECORD]) - {0}, frozenset(table[3::RECORD]) - {0})
+        return Remains(
+            frozenset(table[NUMBER::RECORD]) - {0}, frozenset(table[EARLY::RECORD]) - {0}
+        )
 
 
 class Trace(NamedTuple):
@@ -171,7 +207,7 @@ def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
         now = time.monotonic_ns()
         running = {
             number: (now - start) / 1e9
-            for number, start in zip(table[::RECORD], table[1::RECORD], strict=True)
+            for number, start in zip(table[NUMBER::RECORD], table[START::RECORD], strict=True)
             if number
         }
         return Trace(not _is_free(descriptor), (now - renewed) / 1e9, running)

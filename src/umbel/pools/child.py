@@ -1,4 +1,4 @@
-"""A child process: sets itself up, imports the app, and runs one slot until it is told to end."""
+"""A child process: sets itself up, imports the app, and runs its slots until it is told to end."""
 
 from __future__ import annotations
 
@@ -18,29 +18,44 @@ from umbel.app.loading import import_modules, load_app
 from umbel.app.log import set_up_logging
 from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import SlotTable
+from umbel.pools.kinds import load_pool
 from umbel.pools.link import READY, ChildEnd, Setup
-from umbel.pools.prefork import MainThreadSlot
+from umbel.pools.slots import Bench, Pool, Slot
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 IMPORT_FAILED: Final = 70
 """Exit code of a child whose app could not be imported (EX_SOFTWARE of sysexits.h)."""
 
 
-def main(slot: int, run_file: int, descriptors: list[int]) -> NoReturn:
-    """Run as the child that owns a slot. Descriptors: stream, tokens, file for stacks."""
+def main(seat: int, run_file: int, descriptors: list[int], terminal: int | None) -> NoReturn:
+    """Run as the child of a seat. Descriptors: stream, tokens, file for stacks.
+
+    With a terminal it reads from that, and stays in the foreground with the whole worker.
+    """
     code = 1
     try:
         stream, tokens, stacks = descriptors
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
-        os.setpgid(0, 0)
+        if terminal is None:
+            os.setpgid(0, 0)
+        else:
+            os.dup2(terminal, 0)
+            os.close(terminal)
         set_up_signals(stacks)
         table = SlotTable(run_file)
         os.register_at_fork(after_in_child=lambda: let_go(table, run_file))
         link = ChildEnd(socket.socket(fileno=stream), socket.socket(fileno=tokens))
-        pipeline = prepare(link.read_setup(), slot)
+        setup = link.read_setup()
+        pipeline = prepare(setup, seat, prints=terminal is not None)
+        first = seat * setup.slots
+        slots = [Slot(table.words, first + index) for index in range(setup.slots)]
+        bench = Bench(link, slots, pipeline, os.getpid(), stacks)
+        pool = load_pool(setup.pool)(bench)
+        listen(bench, pool, stacks)
         link.send(READY)
-        MainThreadSlot(link, table, slot, pipeline, stacks).run()
+        pool.run()
+        pool.close()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -50,8 +65,8 @@ def main(slot: int, run_file: int, descriptors: list[int]) -> NoReturn:
         leave(code)
 
 
-def prepare(setup: Setup, slot: int) -> Pipeline:
-    """Import the app; what its deliveries go through."""
+def prepare(setup: Setup, seat: int, *, prints: bool) -> Pipeline:
+    """Import the app; what its deliveries go through. `prints`: as it is, not into the log."""
     sys.path[:] = setup.path
     try:
         app = load_app(setup.app)
@@ -65,7 +80,7 @@ def prepare(setup: Setup, slot: int) -> Pipeline:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a task prints shows when it prints it
-    set_up_logging(app.conf, setup.log, slot)
+    set_up_logging(app.conf, setup.log, seat, redirects=not prints)
     signals.worker_process_init.send(setup.node)
     gc.unfreeze()
     return Pipeline(app, setup.node, report_memory=setup.report_memory)
@@ -101,6 +116,14 @@ def set_up_signals(stacks: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # The last stack of a crash goes to the file for stacks.
     faulthandler.enable(file=stacks, all_threads=True)
+
+
+def listen(bench: Bench, pool: Pool, stacks: int) -> None:
+    """Answer the signals of the limits."""
+    signal.signal(signal.SIGUSR1, lambda _, frame: bench.on_soft_limit(pool, frame))
+    signal.signal(signal.SIGUSR2, lambda _, __: bench.tell_stacks(pool))
+    # Answered in C even while an extension holds the GIL: the last words at a hard limit.
+    faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=True)
 
 
 _masks: list[set[signal.Signals | int]] = []

@@ -34,6 +34,10 @@ def main(control_number: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDONLY)
+    try:
+        terminal = os.dup(0)
+    except OSError:  # it was closed
+        terminal = os.dup(nowhere)
     os.dup2(nowhere, 0)  # children are in the terminal's background: reading it would stop them
     os.close(nowhere)
     set_name("umbel forks")
@@ -42,12 +46,16 @@ def main(control_number: int) -> NoReturn:
     _, run_files, _, _ = socket.recv_fds(control, PACKET, 1)
     birth = serve(control, run_files[0]) if run_files else None
     if birth is not None:
-        child.main(*birth)  # from here, so that few frames lie above the user's function
+        if not birth[3]:
+            os.close(terminal)
+        # From here, so that few frames lie above the user's function.
+        child.main(*birth[:3], terminal if birth[3] else None)
     os._exit(0)
 
 
-Birth = tuple[int, int, list[int]]
-"""What a child is made of: its slot, the run file, and its own descriptors."""
+Birth = tuple[int, int, list[int], bool]
+"""What a child is made of: its seat, the run file, its own descriptors, whether it may read what
+the worker was given as standard input."""
 
 
 def serve(control: socket.socket, run_file: int) -> Birth | None:
@@ -73,9 +81,9 @@ def serve(control: socket.socket, run_file: int) -> Birth | None:
                 break
             request = json.loads(data)
             if "spawn" in request:
-                slot = request["spawn"]
-                if spawn(slot, descriptors, (control, wake, rung), children) == 0:
-                    return slot, run_file, descriptors
+                seat = request["spawn"]
+                if spawn(seat, descriptors, (control, wake, rung), children) == 0:
+                    return seat, run_file, descriptors, request["terminal"]
             elif request["pid"] in children:
                 send_signal(request["pid"], request["signal"])
     for pid in children:
@@ -84,7 +92,7 @@ def serve(control: socket.socket, run_file: int) -> Birth | None:
 
 
 def spawn(
-    slot: int, descriptors: list[int], own: tuple[socket.socket, ...], children: set[int]
+    seat: int, descriptors: list[int], own: tuple[socket.socket, ...], children: set[int]
 ) -> int:
     """Fork a child and report it; 0 in the child itself."""
     parent, control = os.getpid(), own[0]
@@ -92,19 +100,19 @@ def spawn(
         pid = os.fork()
     except OSError as error:  # too many processes, or no memory; it may pass
         pid = -1
-        reply(control, {"unborn": slot, "errno": error.errno or 0})
+        reply(control, {"unborn": seat, "errno": error.errno or 0})
     if pid == 0:
         signal.set_wakeup_fd(-1)
         for end in own:
             end.close()
         die_with_parent(parent)
-        set_name(f"umbel child {slot}")
+        set_name(f"umbel child {seat}")
         return 0
     for descriptor in descriptors:
         os.close(descriptor)
     if pid > 0:
         children.add(pid)
-        reply(control, {"spawned": slot, "pid": pid})
+        reply(control, {"spawned": seat, "pid": pid})
     return pid
 
 

@@ -6,6 +6,8 @@ delivery's start token, eight bytes on a datagram socket whose reading end the s
 too. Reading an unread token back recalls the delivery without a race, and after a crash an
 unread token proves that it had not started.
 
+A child of several slots reads tokens and frames in one order, whichever slot takes the delivery.
+
 From the child, a frame is an `Outcome`.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -48,6 +51,9 @@ class Setup(msgspec.Struct, frozen=True):
     """Settings of the command line, as text."""
     report_memory: bool
     """Tell the peak resident memory with each outcome."""
+    pool: str
+    """How slots run code: a name of `umbel.pools.kinds`."""
+    slots: int
 
 
 READY: Final = Outcome(0, "success")
@@ -58,7 +64,7 @@ _decode = msgspec.msgpack.Decoder(Outcome).decode
 
 
 class ChildEnd:
-    """The link as a child sees it; blocking."""
+    """The link as a child sees it. Nothing here may be called by two threads at once."""
 
     def __init__(self, stream: socket.socket, tokens: socket.socket) -> None:
         self._stream = stream
@@ -68,7 +74,9 @@ class ChildEnd:
 
     def read_setup(self) -> Setup:
         """Wait for the first frame."""
+        self._need(SIZE.size)
         size = SIZE.unpack(self._take(SIZE.size))[0]
+        self._need(size)
         return msgspec.msgpack.decode(self._take(size), type=Setup)
 
     def next_token(self) -> int:
@@ -76,27 +84,72 @@ class ChildEnd:
         token = self._tokens.recv(TOKEN.size)
         return TOKEN.unpack(token)[0] if token else RETIRE
 
+    def token_now(self) -> int | None:
+        """A start token if there is one."""
+        try:
+            token = self._tokens.recv(TOKEN.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        return TOKEN.unpack(token)[0] if token else RETIRE
+
     def payload(self, number: int) -> tuple[bytes, int]:
         """The delivery of a token, and its charged deliveries; skips what was recalled."""
         while True:
-            size, found, deliveries = DELIVERY.unpack(self._take(DELIVERY.size))
+            if len(self._buffer) - self._offset < DELIVERY.size:
+                self._need(DELIVERY.size)
+            size, found, deliveries = DELIVERY.unpack_from(self._buffer, self._offset)
+            start = DELIVERY.size
+            end = start + size
+            if len(self._buffer) - self._offset < end:
+                self._need(end)
+            start += self._offset
+            end += self._offset
+            self._offset = end
+            if found == number:
+                return bytes(self._buffer[start:end]), deliveries
+
+    def payload_now(self, number: int) -> tuple[bytes, int] | None:
+        """The same if it has arrived as a whole; else None, and the next call goes on with it."""
+        while self._has(DELIVERY.size):
+            size, found, deliveries = DELIVERY.unpack_from(self._buffer, self._offset)
+            if not self._has(DELIVERY.size + size):
+                return None
+            self._offset += DELIVERY.size
             data = self._take(size)
             if found == number:
                 return bytes(data), deliveries
+        return None
 
     def send(self, outcome: Outcome) -> None:
         """Hand an outcome to the supervisor."""
         data = _encode(outcome)
         self._stream.sendall(SIZE.pack(len(data)) + data)
 
-    def _take(self, size: int) -> bytearray:
+    @property
+    def sources(self) -> tuple[int, int]:
+        """The descriptors from which tokens and payloads come."""
+        return self._tokens.fileno(), self._stream.fileno()
+
+    def _need(self, size: int) -> None:
         while len(self._buffer) - self._offset < size:
-            data = self._stream.recv(max(CHUNK, size))
-            if not data:
-                raise SystemExit(0)  # the supervisor is gone
-            del self._buffer[: self._offset]
-            self._offset = 0
-            self._buffer += data
+            self._grow(self._stream.recv(max(CHUNK, size)))
+
+    def _has(self, size: int) -> bool:
+        while len(self._buffer) - self._offset < size:
+            try:
+                self._grow(self._stream.recv(max(CHUNK, size), socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return False
+        return True
+
+    def _grow(self, data: bytes) -> None:
+        if not data:
+            raise SystemExit(0)  # the supervisor is gone
+        del self._buffer[: self._offset]
+        self._offset = 0
+        self._buffer += data
+
+    def _take(self, size: int) -> bytearray:
         end = self._offset + size
         part = self._buffer[self._offset : end]
         self._offset = end
@@ -111,10 +164,11 @@ class SupervisorEnd:
         self.child_tokens: socket.socket
         self._stream, self.child_stream = socket.socketpair()
         self._tokens, self.child_tokens = packet_pair()
-        for end in (self._stream, self.child_stream):
+        for end in (self._stream, self.child_stream, self._tokens):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._stream.setblocking(False)
         self._unsent = bytearray()
+        self._unsent_tokens: deque[int] = deque()
         self._unread = bytearray()
         self.at_end: bool = False
         """The child has closed its end."""
@@ -125,8 +179,8 @@ class SupervisorEnd:
 
     @property
     def unsent(self) -> int:
-        """Bytes that the child's buffer had no room for yet."""
-        return len(self._unsent)
+        """Bytes that the child's buffers had no room for yet."""
+        return len(self._unsent) + TOKEN.size * len(self._unsent_tokens)
 
     def give_setup(self, setup: Setup) -> None:
         """Send the first frame."""
@@ -139,28 +193,24 @@ class SupervisorEnd:
         for number, charged, payload in deliveries:
             self._unsent += DELIVERY.pack(len(payload), number, charged)
             self._unsent += payload
+            self._unsent_tokens.append(number)
         self.flush()
-        for number, _, _ in deliveries:
-            self._send_token(number)
 
     def retire(self) -> None:
         """Tell the child to end once it has done what it was given."""
-        self._send_token(RETIRE)
-
-    def _send_token(self, number: int) -> None:
-        # The child may have died: its exit is reported elsewhere.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._tokens.send(TOKEN.pack(number), socket.MSG_DONTWAIT)
+        self._unsent_tokens.append(RETIRE)
+        self.flush()
 
     def flush(self) -> None:
         """Send as much of what is unsent as fits."""
-        if not self._unsent:
-            return
-        try:
-            sent = self._stream.send(self._unsent)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            return
-        del self._unsent[:sent]
+        # A child that has died is reported elsewhere.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            if self._unsent:
+                del self._unsent[: self._stream.send(self._unsent)]
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._unsent_tokens:
+                self._tokens.send(TOKEN.pack(self._unsent_tokens[0]), socket.MSG_DONTWAIT)
+                self._unsent_tokens.popleft()
 
     def recall(self) -> list[int]:
         """Take back all deliveries that the child has not started; oldest first."""
@@ -168,6 +218,8 @@ class SupervisorEnd:
         with contextlib.suppress(BlockingIOError):
             while token := self.child_tokens.recv(TOKEN.size, socket.MSG_DONTWAIT):
                 numbers.append(TOKEN.unpack(token)[0])
+        numbers += self._unsent_tokens
+        self._unsent_tokens.clear()
         if RETIRE in numbers:  # that one stands
             numbers.remove(RETIRE)
             self.retire()

@@ -9,25 +9,27 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from umbel.engines.run_file import SlotTable
+from umbel.engines.run_file import RECORDS, SlotTable
 from umbel.pools.launch import ForkServer
 from umbel.pools.link import Setup, SupervisorEnd
-from umbel.worker.gate import Held
+from umbel.pools.slots import TASK
+from umbel.worker.gate import NEVER, Held
 
 PACKET: Final = 65536
-COROUTINE: Final = "Coroutine"
-"""How a child begins the stack of a coroutine that waits."""
 STACKS_CAP: Final = 64 << 10
 """Bytes of a dead child's last stacks that are kept."""
 
 
 class Verdict(NamedTuple):
-    """The decision to kill a child for the delivery that it runs."""
+    """The decision to end a delivery with its child."""
 
-    number: int
+    held: Held
+    record: int
+    """The record of the slot that runs it."""
     error: Exception
     """What the delivery fails with."""
     passed: float
@@ -38,7 +40,9 @@ class Verdict(NamedTuple):
 class Child:
     """One child process as the supervisor knows it."""
 
-    slot: int
+    seat: int
+    """Where it sits in the slot table: its records begin at seat × slots."""
+    slots: int
     link: SupervisorEnd
     stacks: int
     """A file into which its last stacks go."""
@@ -46,35 +50,59 @@ class Child:
     """0 until the fork server has told it."""
     ready: bool = False
     held: dict[int, Held] = field(default_factory=dict)
-    """What it was given and has not ended, in that order; the first may be running."""
+    """What it was given and has not ended, in that order."""
+    finishing: dict[int, Held] = field(default_factory=dict)
+    """What has ended there, and whose handlers still run."""
     load: float = 0.0
-    """Estimated seconds of work that it holds."""
+    """Estimated seconds of work that it holds, a long run counted as `READ_AHEAD`."""
     done: int = 0
     """Deliveries it has ended."""
     stuck: bool = False
-    """What runs there has been running for long: nothing goes in behind it."""
-    finishing: Held | None = None
-    """What has ended there, and whose handlers still run."""
+    """All its slots have been running for long, or it takes nothing up: it gets nothing now."""
+    taken_up: bool = True
+    """It had started all that it held and has slots for, when last looked at."""
+    look_at: float = 0.0
+    """Monotonic time before which there is no need to look at its slots again."""
+    behind_since: float = 0.0
+    """Monotonic time since which it has a free slot and does not take up what it was given."""
+    shut_until: float = 0.0
+    """Monotonic time until which it gets nothing, because it took nothing up."""
+    spare: bool = False
+    """It is there for one suspect, beside the others."""
     alone: bool = False
     """It runs a suspect and gets nothing else."""
     retiring: bool = False
     """It gets nothing more, and ends when it holds nothing."""
     told_to_end: bool = False
-    soft_sent: int = 0
-    """Number of the delivery that was sent its soft limit."""
-    soft_at: float = 0.0
-    """Monotonic time of that."""
+    limits_at: float = NEVER
+    """Monotonic time at which the first of its deliveries may have passed a limit."""
     verdict: Verdict | None = None
-    """Why it is being killed."""
+    """What is about to be ended."""
+    culprit: Held | None = None
+    """What was ended; the child is killed when the others are done, or at `doom`."""
+    doom: float = NEVER
     killed: bool = False
     idle_since: float = field(default_factory=time.monotonic)
     """Monotonic time at which it was last seen running, or without work."""
     born: float = field(default_factory=time.monotonic)
 
-    def last_stacks(self) -> str:
-        """What faulthandler wrote at the end, innermost frame last as in a traceback."""
+    @property
+    def first(self) -> int:
+        """Its first record in the slot table."""
+        return self.seat * self.slots
+
+    @property
+    def occupied(self) -> int:
+        """Deliveries that it has and that have not ended with their handlers."""
+        return len(self.held) + len(self.finishing)
+
+    def last_stacks(self, thread: int = 0) -> str:
+        """What faulthandler wrote at the end, innermost frame last as in a traceback.
+
+        That of a thread only, where many run.
+        """
         text = os.pread(self.stacks, STACKS_CAP, 0).decode("utf-8", "replace")
-        return _as_traceback(text)
+        return _as_traceback(text, thread if self.slots > 1 else 0)
 
     def forget_stacks(self) -> None:
         """Drop what was written about a task that has ended after all."""
@@ -88,27 +116,57 @@ class Children:
     def __init__(self, server: ForkServer) -> None:
         self._server = server
         self.control: socket.socket = server.control
-        self.by_slot: dict[int, Child] = {}
+        self.by_seat: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
+        self._early: dict[int, int] = {}
+        self._early_records: set[int] = set()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self.by_seat.values())
+
+    def __len__(self) -> int:
+        return len(self.by_seat)
 
     def hand_over(self, run_file: int) -> None:
         """Give the fork server the run file; it must come before the first child."""
         socket.send_fds(self.control, [b"run file"], [run_file])
         self.table: SlotTable = SlotTable(run_file)
 
-    def spawn(self, slot: int, setup: Setup) -> Child:
-        """Start a child in a slot."""
+    def note_early(self, number: int) -> None:
+        """Keep in the slot table, which outlives us, that a delivery must not run again."""
+        if number not in self._early:
+            record = self._early[number] = next(
+                n for n in range(RECORDS) if n not in self._early_records
+            )
+            self._early_records.add(record)
+            self.table.note_early(record, number)
+
+    def forget_early(self, numbers: Iterable[int]) -> None:
+        """These have not started, or their ends are stored."""
+        for number in numbers if self._early else ():
+            if (record := self._early.pop(number, None)) is not None:
+                self._early_records.discard(record)
+                self.table.note_early(record, 0)
+
+    def spawn(self, setup: Setup) -> Child:
+        """Start a child in the first free seat."""
+        seat = next(n for n in range(RECORDS // setup.slots) if n not in self.by_seat)
         stacks = _anonymous_file()
-        self.table.clear(slot)
-        child = Child(slot, SupervisorEnd(), stacks)
-        request = json.dumps({"spawn": slot}).encode("ascii")
+        child = Child(seat, setup.slots, SupervisorEnd(), stacks)
+        self.table.clear(child.first, child.slots)
+        spawn = {"spawn": seat, "terminal": setup.pool == "solo"}
+        request = json.dumps(spawn).encode("ascii")
         descriptors = [child.link.child_stream.fileno(), child.link.child_tokens.fileno(), stacks]
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `reports` tells of it
             socket.send_fds(self.control, [request], descriptors)
         child.link.close_child_ends()
         child.link.give_setup(setup)
-        self.by_slot[slot] = child
+        self.by_seat[seat] = child
         return child
+
+    def running(self, child: Child) -> list[tuple[int, int, float]]:
+        """What a child's slots run: record, number, start (monotonic)."""
+        return self.table.running(child.first, child.slots)
 
     def signal(self, child: Child, number: int) -> None:
         """Signal a child; SIGKILL goes to all its process group."""
@@ -137,9 +195,9 @@ class Children:
                 raise ConnectionError("the fork server has died")
             report: dict[str, int] = json.loads(data)
             if "unborn" in report:
-                ended.append((self.by_slot[report["unborn"]], report))
+                ended.append((self.by_seat[report["unborn"]], report))
             elif "spawned" in report:
-                child = self.by_slot[report["spawned"]]
+                child = self.by_seat[report["spawned"]]
                 child.pid = report["pid"]
                 self._by_pid[child.pid] = child
             else:
@@ -147,15 +205,14 @@ class Children:
 
     def forget(self, child: Child) -> None:
         """Drop a child that has ended."""
-        if self.by_slot.get(child.slot) is child:
-            del self.by_slot[child.slot]
-        self.table.clear(child.slot)
+        del self.by_seat[child.seat]
+        self.table.clear(child.first, child.slots)
         child.link.close()
         os.close(child.stacks)
 
     def abandon(self) -> None:
         """The fork server died, and with it its children; end what they may have left."""
-        for child in self.by_slot.values():
+        for child in self:
             if child.pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(child.pid, signal.SIGKILL)
@@ -197,19 +254,25 @@ def _anonymous_file() -> int:
     return descriptor
 
 
-def _as_traceback(text: str) -> str:
-    """Faulthandler's report with its threads' frames turned round: the culprit comes last."""
+def _as_traceback(text: str, thread: int) -> str:
+    """Faulthandler's report with its threads' frames turned round: the culprit comes last.
+
+    If its thread is given and found, or it told itself where it stands, nothing else is told.
+    """
     blocks: list[list[str]] = []
     head: list[str] = []
     for line in text.splitlines():
-        if line.startswith(("Current thread", "Thread", COROUTINE)):
+        if line.startswith(("Current thread", "Thread", TASK)):
             blocks.append([line.replace("most recent call first", "most recent call last")])
         elif line.startswith("  File") and blocks:
-            place = len(blocks[-1]) if blocks[-1][0].startswith(COROUTINE) else 1
+            place = len(blocks[-1]) if blocks[-1][0].startswith(TASK) else 1
             blocks[-1].insert(place, line)
         elif line.strip() and not line.startswith("Extension modules"):
             head.append(line)
-    # The culprit last: the current thread, or the coroutine that waits on it.
-    blocks.sort(key=lambda block: (block[0].startswith(COROUTINE), block[0].startswith("Current")))
+    if thread:
+        told = [block for block in blocks if block[0].startswith(TASK)]
+        blocks = told or [block for block in blocks if f"0x{thread:016x}" in block[0]] or blocks
+    # The culprit last: the current thread, or what is on no thread's stack.
+    blocks.sort(key=lambda block: (block[0].startswith(TASK), block[0].startswith("Current")))
     lines = head + [line for block in blocks for line in block]
     return "\n".join(lines) + ("\n" if lines else "")

@@ -11,20 +11,30 @@ from umbel.worker.children import Child, Children
 from umbel.worker.gate import Held
 
 READ_AHEAD: Final = 0.02
-"""Seconds of estimated work that a child may hold: enough to cover one commit and one claim."""
+"""Seconds of estimated work that a child may hold for each slot: enough to cover one commit and
+one claim. A task that takes longer counts as so much: it fills its slot's share."""
+COVER: Final = 0.005
+"""What a child of many slots may hold besides: as many deliveries as will find a slot within so
+many seconds, at the pace at which its slots become free."""
 WINDOW: Final = 64
-"""Most deliveries that a child may hold. After a kill of the whole worker, no more bodies than
-this can run a second time for each child."""
+"""Most deliveries that may wait in a child, with the one that runs. After a kill of the whole
+worker, no more bodies than this, and one for each further slot, can run a second time."""
 READ_AHEAD_BYTES: Final = 8 << 20
 UNKNOWN_COST: Final = READ_AHEAD
 """Estimate for a task that has not run yet: it travels singly."""
 STUCK: Final = 0.025
-"""Seconds of one run after which nothing else waits behind it in its child."""
+"""Seconds of one run, or half as much again as it was expected to take, after which nothing waits
+for its slot."""
 HOARD: Final = 0.05
-"""Seconds for which a claimed delivery may wait here without a slot before it goes back."""
+"""Seconds for which a claimed delivery may wait here without a slot before it goes back; and for
+which it may lie in a child that has a free slot and does not take it up."""
+SHUT: Final = 0.25
+"""Seconds for which a child that took nothing up gets nothing."""
 SUSPECT_HOARD: Final = 2.0
 """The same for a suspect, for which a fresh child has to start first."""
 SMOOTHING: Final = 0.2
+LOOK_EACH: Final = 0.00001
+"""Seconds between two looks at the slots of a child, for each of them."""
 
 
 class Dispatcher:
@@ -52,15 +62,25 @@ class Dispatcher:
         held.cost = self._costs.get(held.headers.task, UNKNOWN_COST)
         (self.suspects if held.delivery.suspect else self.hand).append(held)
 
+    # ------------------------------------------------------------------ room
+
     def capacity(self) -> int:
         """How many more deliveries to claim now."""
         room = 0.0
-        for child in self._children.by_slot.values():
-            if not self._open(child):
+        average = min(self._average, READ_AHEAD)
+        for child in self._children:
+            if not self._open(child) or child.spare:
                 continue
-            window = min(WINDOW, self._max_tasks - child.done) if self._max_tasks else WINDOW
-            free = min((READ_AHEAD - child.load) / self._average, window - len(child.held))
-            room += max(free, 0 if child.held else 1)
+            occupied = child.occupied
+            free = max(
+                child.slots - occupied,
+                (READ_AHEAD * child.slots - child.load) / average,
+                self._cover(child) - max(0, occupied - child.slots),
+            )
+            window = WINDOW - 1 + child.slots
+            if self._max_tasks:
+                window = min(window, self._max_tasks - child.done)
+            room += max(0.0, min(free, window - occupied))
         return min(MAX_CLAIM, max(0, int(room) - len(self.hand) - len(self.suspects)))
 
     def _open(self, child: Child) -> bool:
@@ -71,6 +91,23 @@ class Dispatcher:
             and child.link.unsent < READ_AHEAD_BYTES
         )
 
+    def _cover(self, child: Child) -> int:
+        """How many deliveries will find a slot in a moment, at the usual pace."""
+        return int(child.slots * COVER / self._average)
+
+    def _fits(self, child: Child, held: Held) -> bool:
+        """Whether a child takes one more: for a free slot, or to wait a moment for one."""
+        slots = child.slots
+        waiting = len(child.held) + len(child.finishing) - slots
+        if waiting < 0:
+            return True
+        if held.early or waiting >= WINDOW - 1:
+            return False
+        cost = min(READ_AHEAD, held.cost)
+        return child.load + cost <= READ_AHEAD * slots or waiting < self._cover(child)
+
+    # ------------------------------------------------------------------ handing out
+
     def plan(self) -> list[tuple[Child, list[Held]]]:
         """Assign what is in hand; the deliveries are the children's from here on."""
         plan: list[tuple[Child, list[Held]]] = []
@@ -78,74 +115,116 @@ class Dispatcher:
             self._place_suspects(plan)
         if not self.hand:
             return plan
-        children = self._children.by_slot.values()
-        ready = [c for c in children if self._open(c) and len(c.held) < WINDOW]
+        ready = [c for c in self._children if self._open(c) and not c.spare]
         gifts: dict[int, list[Held]] = {}
         while self.hand and ready:
-            child = min(ready, key=_load)
+            child = min(ready, key=_load) if len(ready) > 1 else ready[0]
             held = self.hand[0]
-            full = held.early or child.load + held.cost > READ_AHEAD
-            if child.held and full:
+            if not self._fits(child, held):
                 ready.remove(child)
                 continue
             self.hand.popleft()
             self._assign(child, held)
-            gifts.setdefault(child.slot, []).append(held)
-            if child.retiring or child.alone or len(child.held) >= WINDOW:
+            gifts.setdefault(child.seat, []).append(held)
+            if child.retiring:
                 ready.remove(child)
-        by_slot = self._children.by_slot
-        plan += [(by_slot[slot], held) for slot, held in gifts.items()]
+        by_seat = self._children.by_seat
+        plan += [(by_seat[seat], held) for seat, held in gifts.items()]
         return plan
 
     def _assign(self, child: Child, held: Held) -> None:
         child.held[held.delivery.number] = held
-        child.load += held.cost
-        child.alone = held.early or held.delivery.suspect
+        if held.early:
+            self._children.note_early(held.delivery.number)
+        child.load += min(held.cost, READ_AHEAD)
+        child.taken_up = False
         if self._max_tasks and child.done + len(child.held) >= self._max_tasks:
             child.retiring = True
 
     def _place_suspects(self, plan: list[tuple[Child, list[Held]]]) -> None:
         """A suspect runs alone in a child that has run nothing before."""
-        children = list(self._children.by_slot.values())
-        for child in children:
-            if self.suspects and self._open(child) and not child.held and not child.done:
+        for child in self._children:
+            if child.slots > 1 and not child.spare:
+                continue  # it has no time to become empty: a spare child is started for it
+            if self.suspects and self._open(child) and not child.occupied and not child.done:
                 held = self.suspects.popleft()
                 self._assign(child, held)
+                child.alone = True
                 plan.append((child, [held]))
-        on_the_way = sum(1 for c in children if c.retiring or not c.ready)
-        for child in children:
+        if self.wants_spare:
+            return
+        on_the_way = sum(1 for c in self._children if c.retiring or not c.ready)
+        for child in self._children:
             if on_the_way >= len(self.suspects):
                 return
-            if self._open(child) and not child.held:
+            if child.slots == 1 and self._open(child) and not child.occupied:
                 child.retiring = True  # its successor is fresh
                 on_the_way += 1
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether a child is to be started for a suspect alone."""
+        return bool(self.suspects) and any(child.slots > 1 for child in self._children)
 
     def release(self, child: Child, number: int) -> Held | None:
         """Take a delivery from a child: it has ended there, or goes elsewhere."""
         held = child.held.pop(number, None)
         if held is not None:
-            child.load = max(0.0, child.load - held.cost) if child.held else 0.0
+            child.load = max(0.0, child.load - min(held.cost, READ_AHEAD)) if child.held else 0.0
         return held
+
+    # ------------------------------------------------------------------ taking back
 
     def recall(self, child: Child) -> list[Held]:
         """Take back everything that a child has not started."""
         numbers = child.link.recall()
         recalled = [held for n in numbers if (held := self.release(child, n)) is not None]
+        self._children.forget_early(numbers)
         child.alone = child.alone and bool(child.held)
         return recalled
 
     def rebalance(self, now: float) -> None:
-        """Recall what waits behind a long run, or in one child while another is idle."""
-        children = self._children.by_slot.values()
-        for child in children:
-            number, start = self._children.table.running(child.slot)
-            busy = number in child.held or child.finishing is not None
-            child.stuck = busy and now - start > STUCK
-        idle = not self.hand and any(self._open(c) and not c.held for c in children)
-        for child in children:
-            waiting = len(child.held) - (child.finishing is None)
-            if waiting > 0 and (child.stuck or idle or child.verdict is not None):
+        """Recall what waits behind long runs, or in one child while another has a free slot."""
+        for child in self._children:
+            if child.occupied:
+                if now >= child.look_at:
+                    self._look(child, now)
+            else:
+                child.stuck, child.taken_up, child.behind_since = now < child.shut_until, True, 0.0
+        idle = not self.hand and any(
+            c.occupied < c.slots and not c.spare and self._open(c) for c in self._children
+        )
+        for child in self._children:
+            waits = child.occupied > child.slots
+            if child.verdict is not None or child.culprit is not None:
+                waits = bool(child.held)
+            elif child.stuck:
+                waits = waits or not child.taken_up
+            elif not idle:
+                continue
+            if waits:
                 self._return_to_hand(self.recall(child))
+
+    def _look(self, child: Child, now: float) -> None:
+        """See in the slot table what a child makes of what it holds."""
+        busy = long = started = 0
+        for _, number, start in self._children.running(child):
+            held = child.held.get(number)
+            started += held is not None
+            held = held or child.finishing.get(number)
+            if held is not None:  # else it has just ended
+                busy += 1
+                long += now - start > max(STUCK, 1.5 * held.cost)
+        child.look_at = now + LOOK_EACH * child.slots
+        child.stuck = long >= child.slots
+        child.taken_up = started == len(child.held) or busy >= child.slots
+        if child.taken_up or child.slots == 1:
+            child.behind_since = 0.0
+            return
+        child.behind_since = child.behind_since or now
+        if now - child.behind_since > HOARD:
+            child.shut_until, child.behind_since = now + SHUT, 0.0
+        child.stuck = child.stuck or now < child.shut_until
 
     def _return_to_hand(self, recalled: list[Held]) -> None:
         for held in reversed(recalled):
@@ -181,9 +260,11 @@ class Dispatcher:
     def waits(self) -> bool:
         """Whether anything here may need a look soon without any news."""
         return bool(self.hand or self.suspects) or any(
-            len(child.held) > 1 for child in self._children.by_slot.values()
+            len(child.held) > child.slots or (child.slots > 1 and not child.taken_up)
+            for child in self._children
         )
 
 
 def _load(child: Child) -> float:
-    return child.load
+    """A free slot first, then the least work."""
+    return child.load + 1e6 if len(child.held) >= child.slots else child.load

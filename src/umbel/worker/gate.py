@@ -25,6 +25,7 @@ arrivals: logging.Logger = logging.getLogger("umbel.worker.strategy")
 
 REVOKED: Final = 1000
 """Revoked ids that a worker may mirror without looking which of them have run out."""
+NEVER: Final = float("inf")
 UNKNOWN_TRIES: Final = 6
 """How often a message with an unknown task is looked at before its time is up."""
 
@@ -42,6 +43,10 @@ class Held(msgspec.Struct, gc=False):
     """Estimated run time in seconds."""
     since: float = 0.0
     """Monotonic time since which it waits for a slot."""
+    look: float = NEVER
+    """Monotonic time at which to look whether a limit has passed."""
+    soft_at: float = 0.0
+    """Monotonic time at which it was sent its soft limit; 0: it was not."""
     disowned: bool = False
     """Its claim was lost with the lease: whatever its end, nothing of it is settled."""
 

@@ -4,68 +4,100 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Final
 
+from umbel.engines.run_file import SOFT, STACK
 from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from umbel.worker.children import Child, Children, Verdict
-from umbel.worker.gate import Held
+from umbel.worker.gate import NEVER, Held
 
 STACKS_WAIT: Final = 0.2
 """Seconds that a child gets to begin writing its stacks before it is killed."""
 STACKS_TIME: Final = 0.05
 """Seconds that it gets to write them."""
 STACKS_LOOK: Final = 0.01
+NEIGHBOURS: Final = 1.0
+"""Seconds that the others in a child get to end, before it is killed for one of them."""
 
 
 class Limits:
-    """Watches the running task of every child."""
+    """Watches what runs, and ends what has passed its hard limit.
 
-    def __init__(self, children: Children, grace: float) -> None:
+    `end` is called with a child and a delivery whose time is over, once its stacks are written:
+    it settles that delivery.
+    """
+
+    def __init__(
+        self, children: Children, grace: float, end: Callable[[Child, Verdict, str], None]
+    ) -> None:
         self._children = children
         self._grace = grace
+        self._end = end
 
-    def enforce(self, now: float) -> float | None:
-        """Do what is due; the monotonic time at which to come again, None if nothing is."""
-        times = [self._enforce(child, now) for child in self._children.by_slot.values()]
-        return min((t for t in times if t is not None), default=None)
+    def watch(self, child: Child, held: Held, now: float) -> None:
+        """A delivery is handed to a child."""
+        if held.soft is None and held.hard is None:
+            return
+        held.soft_at = 0.0
+        held.look = now + _first_limit(held)  # it has not started, so it cannot be due before
+        child.limits_at = min(child.limits_at, held.look)
 
-    def _enforce(self, child: Child, now: float) -> float | None:
+    def enforce(self, now: float) -> float:
+        """Do what is due; the monotonic time at which to come again."""
+        return min((self._enforce(child, now) for child in self._children), default=NEVER)
+
+    def _enforce(self, child: Child, now: float) -> float:
         if child.killed:
-            return None
+            return NEVER
         if child.verdict is not None:
             return self._carry_out(child, child.verdict, now)
-        held = child.finishing or next(iter(child.held.values()), None)
-        if held is None or (held.hard is None and held.soft is None):
-            return None
-        number, start = self._children.table.running(child.slot)
-        if number != held.delivery.number:
-            return now + 0.01  # between two tasks, or its token is still unread
-        if child.finishing is not None:  # its handlers run: the hard limit holds for these too
-            if held.hard is None:
-                return None
-            return (
-                self._sentence(child, held, now) if now >= start + held.hard else start + held.hard
-            )
-        if child.soft_sent != number and held.soft is not None and now >= start + held.soft:
-            child.soft_sent, child.soft_at = number, now
-            self._children.table.aim_soft_limit(child.slot, number)
-            self._children.signal(child, signal.SIGUSR1)
-        kill = self._time_to_kill(child, held, start)
-        if now >= kill:
-            return self._sentence(child, held, now)
-        if held.soft is not None and child.soft_sent != number:
-            return min(kill, start + held.soft)
-        return kill
+        if child.culprit is not None and (now >= child.doom or not child.occupied):
+            self._children.kill(child)
+            return NEVER
+        if now >= child.limits_at:
+            self._look(child, now)
+        return min(child.limits_at, child.doom)
 
-    def _time_to_kill(self, child: Child, held: Held, start: float) -> float:
+    def _look(self, child: Child, now: float) -> None:
+        """See which of a child's deliveries have passed a limit."""
+        runs = {number: (record, start) for record, number, start in self._children.running(child)}
+        watched = [*child.held.values(), *child.finishing.values()]
+        for held in watched:
+            if held.look <= now:
+                run = runs.get(held.delivery.number)
+                if run is None:
+                    held.look = now + _first_limit(held)  # its token is still unread
+                else:
+                    held.look = self._look_at(child, held, *run, now)
+        child.limits_at = min((held.look for held in watched), default=NEVER)
+
+    def _look_at(self, child: Child, held: Held, record: int, start: float, now: float) -> float:
+        """Do to one what is due; when to look again."""
+        finishing = held.delivery.number in child.finishing
+        if finishing and held.hard is None:
+            return NEVER  # its handlers run, and only the hard limit holds for these too
+        soft = NEVER
+        if held.soft is not None and not held.soft_at and not finishing:
+            soft = start + held.soft
+        if now >= soft:
+            soft, held.soft_at = NEVER, now
+            self._children.table.aim(record, SOFT, held.delivery.number)
+            self._children.signal(child, signal.SIGUSR1)
+        kill = self._time_to_kill(held, start)
+        if now < kill:
+            return min(soft, kill)
+        if child.verdict is None:
+            self._sentence(child, held, record, now)
+        return now + STACKS_LOOK
+
+    def _time_to_kill(self, held: Held, start: float) -> float:
         if held.hard is not None:
             return start + held.hard
-        if child.soft_sent == held.delivery.number:
-            return child.soft_at + self._grace
-        return float("inf")
+        return held.soft_at + self._grace if held.soft_at else NEVER
 
-    def _sentence(self, child: Child, held: Held, now: float) -> float:
-        """Decide to kill: nothing new may start in the child, and it tells its stacks first."""
+    def _sentence(self, child: Child, held: Held, record: int, now: float) -> None:
+        """Decide to end it: nothing new may start in the child, and it tells its stacks first."""
         error: Exception
         if held.hard is not None:
             error = TimeLimitExceeded(held.hard)
@@ -73,19 +105,29 @@ class Limits:
             error = SoftTimeLimitExceeded(
                 f"the soft limit of {held.soft:g} s was ignored for {self._grace:g} s more"
             )
-        child.verdict = Verdict(held.delivery.number, error, now)
+        child.verdict = Verdict(held, record, error, now)
+        child.forget_stacks()
+        self._children.table.aim(record, STACK, held.delivery.number)
         self._children.signal(child, signal.SIGUSR2)
-        return now + STACKS_LOOK
 
-    def _carry_out(self, child: Child, verdict: Verdict, now: float) -> float | None:
-        running, _ = self._children.table.running(child.slot)
-        if running != verdict.number:
-            child.verdict = None  # it has just ended; nothing else could start meanwhile
+    def _carry_out(self, child: Child, verdict: Verdict, now: float) -> float:
+        table, number = self._children.table, verdict.held.delivery.number
+        if table.number(verdict.record) != number:
+            child.verdict = None  # it has just ended
             child.forget_stacks()
-            return None
+            return now
         # faulthandler writes in one go while the child stands still; a moment more lets it end.
         wait = STACKS_TIME if os.fstat(child.stacks).st_size else STACKS_WAIT
         if now < verdict.passed + wait:
             return now + STACKS_LOOK
-        self._children.kill(child)
-        return None
+        child.verdict = None
+        child.culprit = verdict.held
+        child.retiring = True
+        child.doom = min(child.doom, now + NEIGHBOURS)
+        self._end(child, verdict, child.last_stacks(table.thread(verdict.record)))
+        return self._enforce(child, now)
+
+
+def _first_limit(held: Held) -> float:
+    """Seconds after its start at which the first of its limits passes."""
+    return min(limit for limit in (held.soft, held.hard) if limit is not None)

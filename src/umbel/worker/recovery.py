@@ -117,8 +117,8 @@ def settle_orphan(settler: Settler, claim: Delivery, remains: Remains | None) ->
     if remains is None:
         unstarted = alone = False
     elif claim.early:
-        # Such a task is given alone, so if it has begun, no slot has begun another since.
-        unstarted, alone = claim.number not in remains.last, False
+        # It was noted before it was handed out, and is until its end is stored.
+        unstarted, alone = claim.number not in remains.early, False
     else:
         unstarted = claim.number not in remains.running
         alone = claim.suspect and len(remains.running) == 1

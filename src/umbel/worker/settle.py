@@ -120,6 +120,19 @@ class Settler:
         self._note(delivery, headers, error, stacks)
         return self._close(delivery, headers, end, states.FAILURE, error, stacks)
 
+    def interrupted(
+        self, delivery: Delivery, headers: Headers, cause: str, *, suspect: bool | None
+    ) -> Settlement:
+        """Its process was lost, and it is not known to be to blame: put it back uncharged.
+
+        What must not run twice fails.
+        """
+        task = self._app.tasks.get(headers.task)
+        if not delivery.early and (task is None or task.reject_on_worker_lost is not False):
+            return self.put_back(delivery, suspect=suspect)
+        error = WorkerLostError(f"The process that ran {headers.task} was lost: {cause}")
+        return self.failed(delivery, headers, error)
+
     def timed_out(
         self, delivery: Delivery, headers: Headers, error: Exception, stacks: str
     ) -> Settlement:

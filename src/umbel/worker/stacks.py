@@ -34,7 +34,7 @@ class StackReport:
             lines.append(f"Thread {names.get(ident, ident)} (most recent call last):")
             lines += [line.rstrip("\n") for line in traceback.format_stack(frame)]
         logger.warning("%s", "\n".join(lines))
-        for child in self._children.by_slot.values():
+        for child in self._children:
             if child.ready and child.verdict is None:
                 self._children.signal(child, signal.SIGUSR2)
         self.due = time.monotonic() + PATIENCE
@@ -44,7 +44,7 @@ class StackReport:
         if self.due is None or time.monotonic() < self.due:
             return
         self.due = None
-        for child in self._children.by_slot.values():
+        for child in self._children:
             if child.verdict is None and (text := child.last_stacks()):
-                logger.warning("Stacks of child %d (slot %d):\n%s", child.pid, child.slot, text)
+                logger.warning("Stacks of child %d (slot %d):\n%s", child.pid, child.seat, text)
                 child.forget_stacks()

@@ -20,15 +20,16 @@ from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
-from umbel.engines.run_file import SLOTS
 from umbel.engines.urls import connect_engine
-from umbel.exceptions import ImproperlyConfigured, OperationalError
+from umbel.exceptions import OperationalError
 from umbel.pools.child import IMPORT_FAILED
+from umbel.pools.kinds import Layout, lay_out
 from umbel.pools.launch import ForkServer
 from umbel.pools.link import Setup
-from umbel.worker.children import Child, Children, describe_exit, reap_orphans
+from umbel.worker.children import Child, Children, reap_orphans
 from umbel.worker.dispatch import READ_AHEAD, Dispatcher
-from umbel.worker.gate import Gate, Held
+from umbel.worker.ends import Ends
+from umbel.worker.gate import NEVER, Gate, Held
 from umbel.worker.leases import Incarnation, LeaseKeeper, NodeTaken
 from umbel.worker.limits import Limits
 from umbel.worker.notices import Notices
@@ -57,6 +58,8 @@ class Options:
     node: str | None = None
     queues: Sequence[str] = ()
     concurrency: int | None = None
+    pool: str | None = None
+    processes: int | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     max_tasks_per_child: int | None = None
@@ -77,30 +80,29 @@ class Supervisor:
         self.app = app
         self.options = options
         self.queues: tuple[str, ...] = tuple(options.queues) or tuple(app.amqp.queues.consume_from)
-        self.slots: int = options.concurrency or conf.worker_concurrency or available_processors()
-        if not 1 <= self.slots <= SLOTS:
-            raise ImproperlyConfigured(
-                f"A worker can have 1 to {SLOTS} slots, not {self.slots}; set worker_concurrency "
-                "or give -c."
-            )
+        self.layout: Layout = lay_out(
+            options.pool or conf.worker_pool,
+            options.concurrency,
+            options.processes,
+            conf.worker_concurrency,
+        )
         max_tasks = options.max_tasks_per_child or conf.worker_max_tasks_per_child
         self._max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
         self._broker = app.engine.broker
         self.incarnation: Incarnation = Incarnation(
-            app, options.node, self.queues, self.slots, conf.worker_lease
+            app, options.node, self.queues, self.layout.total, conf.worker_lease
         )
         self._children = Children(server)
         self._dispatcher = Dispatcher(self._children, max_tasks)
-        self._limits = Limits(self._children, conf.task_soft_time_limit_grace)
         self._settlements: list[Settlement] = []
         self._retry_at = 0.0
         self._complaint = ""
         self._dry = False
         self._next_look = 0.0
         self._next_due: float | None = None
-        self._next_limit: float | None = None
+        self._next_limit = NEVER
         self._selector = selectors.DefaultSelector()
-        self._respawn: list[tuple[float, int]] = []
+        self._spawn_at = 0.0
         self._on_ready: Callable[[], None] | None = None
         self.shutdown: Shutdown = Shutdown(conf.worker_soft_shutdown_timeout)
         self._stacks = StackReport(self._children)
@@ -125,6 +127,11 @@ class Supervisor:
             self._gate = Gate(
                 self.app, self._settler, self.options.time_limit, self.options.soft_time_limit
             )
+            self._ends = Ends(
+                self._settlements, self._dispatcher, self._gate, self._settler, self._max_memory
+            )
+            grace = self.app.conf.task_soft_time_limit_grace
+            self._limits = Limits(self._children, grace, self._ends.by_limit)
             own_engine = connect_engine(self.app.broker_url)
             ends.callback(own_engine.close)
             keeper = LeaseKeeper(
@@ -137,8 +144,8 @@ class Supervisor:
             ends.callback(self._children.close)  # before the lease ends
             self._children.hand_over(run_file.descriptor)
             signals.celeryd_after_setup.send(self.hostname, instance=self, conf=self.app.conf)
-            for slot in range(self.slots):
-                self._spawn(slot)
+            for _ in range(self.layout.processes):
+                self._spawn()
             self._loop(wake)
         signals.worker_shutdown.send(self)
         return self._exit_code
@@ -174,7 +181,7 @@ class Supervisor:
                 if announced != self.shutdown.how:
                     announced = self.shutdown.how
                     self._begin_shutdown()
-                if not self._children.by_slot and (
+                if not len(self._children) and (
                     not self._settlements or self.shutdown.how == "cold"
                 ):
                     return
@@ -212,15 +219,17 @@ class Supervisor:
             times.append(self._next_look)
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
-        times += [t for t in (self._next_limit, self._stacks.due) if t is not None]
-        times.append(self.shutdown.deadline)
+        times += [self._next_limit, self.shutdown.deadline]
+        if self._stacks.due is not None:
+            times.append(self._stacks.due)
         if self._dispatcher.waits() or self._has_unsent():
             times.append(now + READ_AHEAD)
-        times += [when for when, _ in self._respawn]
+        if self._spawn_at > now:
+            times.append(self._spawn_at)
         return max(0.0, min(times) - now)
 
     def _has_unsent(self) -> bool:
-        return any(child.link.unsent for child in self._children.by_slot.values())
+        return any(child.link.unsent for child in self._children)
 
     # ------------------------------------------------------------------ outcomes and ends
 
@@ -228,28 +237,12 @@ class Supervisor:
         for outcome in child.link.outcomes():
             if outcome.number == 0:
                 child.ready = True
-                if self._on_ready is not None and all(
-                    c.ready for c in self._children.by_slot.values()
-                ):
+                if self._on_ready is not None and all(c.ready for c in self._children):
                     self._on_ready()
                     self._on_ready = None
                     signals.worker_ready.send(self)
                 continue
-            if outcome.ending == "finished":
-                child.finishing = None
-                continue
-            held = self._dispatcher.release(child, outcome.number)
-            if held is None:
-                continue  # settled otherwise already
-            if outcome.busy:
-                child.finishing = held
-            child.done += 1
-            child.alone = False
-            self._dispatcher.learn(held, outcome.runtime)
-            if not held.disowned:
-                self._settlements.append(self._gate.ended(held, outcome))
-            if self._max_memory and outcome.memory > self._max_memory:
-                child.retiring = True
+            self._ends.by_outcome(child, outcome)
         if child.link.at_end and not child.killed:
             # It is ending, or its task has closed the worker's descriptors: no outcome can come.
             self._selector.unregister(child.link)
@@ -262,47 +255,27 @@ class Supervisor:
         except ConnectionError:
             logger.critical("The fork server has died; this worker ends and its work goes back")
             self._children.abandon()
-            for child in self._children.by_slot.values():
+            for child in self._children:
                 self._read_outcomes(child)
             self._commit()
             self._exit_code = 1
             return False
         for child, report in reports:
             if "unborn" in report:
-                logger.error(
-                    "No process could be started for slot %d: %s; trying again",
-                    child.slot,
-                    os.strerror(report["errno"]),
-                )
+                cause = os.strerror(report["errno"])
+                logger.error("No process could be started: %s; trying again", cause)
                 self._drop_child(child)
-                self._respawn.append((time.monotonic() + SHORT_LIVED, child.slot))
+                self._spawn_at = time.monotonic() + SHORT_LIVED
             else:
                 self._child_ended(child, report)
         return self._exit_code == 0 or self.shutdown.how is not None
 
     def _child_ended(self, child: Child, report: dict[str, int]) -> None:
         self._read_outcomes(child)
-        self._dispatcher.take_back(child)
-        status, memory = report["status"], report["memory"]
-        if child.finishing is not None:
-            headers = child.finishing.headers
-            logger.error(
-                "Task %s[%s] had ended and is stored; its process was lost in its handlers",
-                headers.task,
-                headers.id,
-            )
-        for held in list(child.held.values()):  # what it had started and not ended: one at most
-            self._dispatcher.release(child, held.delivery.number)
-            if not held.disowned:
-                self._settlements.append(self._end_of(child, held, status, memory))
+        status = report["status"]
+        cold = self.shutdown.how == "cold" and child.killed
+        self._ends.by_death(child, status, report["memory"], cold=cold)
         expected = child.told_to_end or child.killed
-        if not expected:
-            logger.error(
-                "Child %d (slot %d) was lost: %s",
-                child.pid,
-                child.slot,
-                describe_exit(status, memory),
-            )
         self._drop_child(child)
         if self.shutdown.how is not None:
             return
@@ -311,30 +284,13 @@ class Supervisor:
             if self._on_ready is not None:
                 self.shutdown.how, self._exit_code = "cold", 1
                 return
-        hasty = not child.ready and time.monotonic() - child.born < SHORT_LIVED
-        pause = SHORT_LIVED if hasty and not expected else 0.0
-        self._respawn.append((time.monotonic() + pause, child.slot))
+        if not expected and not child.ready and time.monotonic() - child.born < SHORT_LIVED:
+            self._spawn_at = time.monotonic() + SHORT_LIVED
 
     def _drop_child(self, child: Child) -> None:
         with contextlib.suppress(KeyError):  # its link may have come to its end before
             self._selector.unregister(child.link)
         self._children.forget(child)
-
-    def _end_of(self, child: Child, held: Held, status: int, memory: int) -> Settlement:
-        """What becomes of the delivery that a child had started and not ended."""
-        delivery, headers = held.delivery, held.headers
-        if child.verdict is not None and child.verdict.number == delivery.number:
-            error = child.verdict.error
-            logger.error("Task %s[%s]: %r", headers.task, headers.id, error)
-            return self._settler.timed_out(delivery, headers, error, child.last_stacks())
-        if self.shutdown.how == "cold" and child.killed and not held.early:
-            return self._settler.put_back(delivery)
-        cause = describe_exit(status, memory)
-        if not child.killed:
-            logger.error(
-                "Task %s[%s] was lost with its process: %s", headers.task, headers.id, cause
-            )
-        return self._settler.lost(delivery, headers, cause, child.last_stacks())
 
     # ------------------------------------------------------------------ commits and claims
 
@@ -353,6 +309,7 @@ class Supervisor:
             refused = self._commit_one_by_one()
         self._complaint = ""
         self._retry_at = 0.0
+        self._children.forget_early(settlement.number for settlement in self._settlements)
         self._settlements.clear()
         self._notices.tell()
         if refused:
@@ -431,7 +388,7 @@ class Supervisor:
 
     def _drop_revoked(self) -> None:
         """Look again at what was claimed before it was revoked and has not started."""
-        for child in self._children.by_slot.values():
+        for child in self._children:
             self._dispatcher.take_back(child)
         self._settlements += [
             self._gate.drop(held.delivery, held.headers, "revoked")
@@ -440,7 +397,7 @@ class Supervisor:
 
     def _renew_incarnation(self) -> None:
         """A judge has declared this worker dead, or its store was replaced: start afresh."""
-        for child in self._children.by_slot.values():
+        for child in self._children:
             self._dispatcher.recall(child)
             for held in child.held.values():
                 held.disowned = True
@@ -469,6 +426,8 @@ class Supervisor:
         self._dispatcher.rebalance(now)
         plan = self._dispatcher.plan()
         for child, gifts in plan:
+            for held in gifts:
+                self._limits.watch(child, held, now)
             child.link.give(
                 [(h.delivery.number, h.delivery.deliveries, h.delivery.payload) for h in gifts]
             )
@@ -478,7 +437,7 @@ class Supervisor:
 
     # ------------------------------------------------------------------ children
 
-    def _spawn(self, slot: int) -> None:
+    def _spawn(self, *, spare: bool = False) -> None:
         setup = Setup(
             self.options.app_name,
             import_path(),
@@ -487,42 +446,54 @@ class Supervisor:
             list(self.options.include),
             dict(self.options.settings),
             bool(self._max_memory),
+            self.layout.pool,
+            self.layout.slots,
         )
         signals.worker_before_create_process.send(self)
         try:
-            child = self._children.spawn(slot, setup)
+            child = self._children.spawn(setup)
         except OSError as error:  # no descriptors left, for now
-            logger.error("No child could be started in slot %d: %s; trying again", slot, error)  # noqa: TRY400
-            self._respawn.append((time.monotonic() + SHORT_LIVED, slot))
+            logger.error("No child could be started: %s; trying again", error)  # noqa: TRY400
+            self._spawn_at = time.monotonic() + SHORT_LIVED
             return
+        child.spare = spare
         self._selector.register(child.link, selectors.EVENT_READ, child)
 
     def _tend_children(self, now: float) -> None:
         """End those that are to be replaced, send what did not fit, start successors."""
-        for child in self._children.by_slot.values():
+        present = leaving = spares = 0
+        for child in self._children:
             if child.link.unsent:
                 child.link.flush()
             if self._is_stuck(child, now):
                 logger.error(
                     "Child %d (slot %d) has not taken up work for %g s and is replaced",
                     child.pid,
-                    child.slot,
+                    child.seat,
                     UNRESPONSIVE,
                 )
                 self._children.kill(child)
             if child.retiring and child.ready and not child.held and not child.told_to_end:
                 child.told_to_end = True
                 child.link.retire()
-        due = [slot for when, slot in self._respawn if when <= now]
-        if due and self.shutdown.how is None:
-            self._respawn = [entry for entry in self._respawn if entry[0] > now]
-            for slot in due:
-                self._spawn(slot)
+            present += not child.spare
+            leaving += child.retiring and not child.spare
+            spares += child.spare
+        if now < self._spawn_at or self.shutdown.how is not None:
+            return
+        processes = self.layout.processes
+        if self.layout.slots > 1:
+            # What is leaving ends what it runs, and its successors do not wait for that; not too
+            # many at once, as each takes memory.
+            present -= min(leaving, processes)
+            if self._dispatcher.wants_spare and not spares:
+                self._spawn(spare=True)
+        for _ in range(processes - present):
+            self._spawn()
 
     def _is_stuck(self, child: Child, now: float) -> bool:
         """Whether a child has work and runs none of it, for too long."""
-        number, _ = self._children.table.running(child.slot)
-        if number or not child.held or child.killed:
+        if child.killed or not child.held or self._children.running(child):
             child.idle_since = now
         return now - child.idle_since > UNRESPONSIVE
 
@@ -534,9 +505,8 @@ class Supervisor:
             how=str(self.shutdown.how).capitalize(),
             exitcode=self._exit_code,
         )
-        self._respawn.clear()
         dispatcher = self._dispatcher
-        for child in self._children.by_slot.values():
+        for child in self._children:
             dispatcher.take_back(child)
             child.retiring = True
             if self.shutdown.how == "cold" or not child.ready:
@@ -544,12 +514,6 @@ class Supervisor:
         self._settlements += [self._settler.put_back(h.delivery) for h in dispatcher.empty()]
         self._retry_at = 0.0
         self._commit()
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def import_path() -> list[str]:
