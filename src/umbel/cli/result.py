@@ -182,7 +182,7 @@ def _place(target: Target, message: Waiting) -> dict[str, Any]:
         place["worker"] = str(message.worker) if holder is None else holder.node
         place["worker_lives"] = message.worker in live
         trace = None if holder is None else read_trace(holder, store.run_dir)
-        place["running_for"] = trace and trace.running.get(message.number)
+        place["running_for"] = trace and trace.running.get(message.number or 0)
     elif message.due is not None and message.due > clock.time():
         place["where"] = "delayed"
     paused = {count.queue for count in store.broker.counts() if count.paused}
