@@ -44,14 +44,14 @@ def open_stores(app: App, connect: Callable[[str, Options], Engine]) -> Engine:
     kept_with = {"result_keyprefix": prefix} if prefix else {}
     engine = connect(url, options | kept_with)
     check_backend(backend, url)
-    if not _is_apart(backend, url):
+    if not is_apart(backend, url):
         return engine
     from umbel.engines.apart import ApartEngine
 
     return ApartEngine(engine, connect(str(backend), kept_with))
 
 
-def _is_apart(backend: str | None, broker_url: str) -> bool:
+def is_apart(backend: str | None, broker_url: str) -> bool:
     """Whether results go to a Redis where the messages are not."""
     if backend is None or backend == broker_url or broker_url.partition(":")[0] not in SCHEMES:
         return False
@@ -62,7 +62,7 @@ def check_backend(backend: str | None, broker_url: str) -> None:
     """`ImproperlyConfigured` for a value that this version cannot serve; says what to write."""
     if backend in {None, "broker", broker_url} or str(backend).startswith("disabled"):
         return
-    if _is_apart(backend, broker_url):
+    if is_apart(backend, broker_url):
         return
     if broker_url.partition(":")[0] not in SCHEMES:
         return  # a test's stand-in for an engine that is not there

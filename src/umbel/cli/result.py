@@ -262,8 +262,9 @@ def _describe_place(target: Target, place: dict[str, Any]) -> str:
     elif place["where"] == "delayed":
         text = f"due at {describe_moment(place['due'])} in the queue {queue}"
     else:
-        age = describe_duration(clock.time() - place["published"])
-        text = f"waiting in the queue {queue} for {age}"
+        text = f"waiting in the queue {queue}"
+        if place["published"] is not None:
+            text += f" for {describe_duration(clock.time() - place['published'])}"
     if place["paused"]:
         text += f"\nthe queue is paused; go on: {target.line('queues', '--resume', queue)}"
     if not place["served"]:

@@ -24,8 +24,8 @@ class ApartEngine:
         self._messages = messages
         self._results = results
         self.results: ResultStore = results.results
-        self.broker: Broker = ApartBroker(messages.broker, self.results)
-        self.state: StateStore = ApartState(messages.state, self.results)
+        self.broker: Broker = _Broker(messages.broker, self.results)
+        self.state: StateStore = _State(messages.state, self.results)
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class ApartEngine:
         self._results.close()
 
 
-class ApartBroker:
+class _Broker:
     """A broker that stores results elsewhere."""
 
     def __init__(self, broker: Broker, results: ResultStore) -> None:
@@ -70,7 +70,7 @@ class ApartBroker:
         return self._settle([msgspec.structs.replace(s, result=None) for s in settlements])
 
 
-class ApartState:
+class _State:
     """A state store whose broker stores results elsewhere."""
 
     def __init__(self, state: StateStore, results: ResultStore) -> None:

@@ -30,7 +30,7 @@ class MemoryBroker:
 
     browsable = True
     unique_tags = True
-    levels = range(MAX_PRIORITY + 1)
+    levels: Sequence[int] = range(MAX_PRIORITY + 1)
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -24,7 +24,7 @@ from umbel.engines.redis.results import RedisResults
 from umbel.engines.redis.state import RedisState
 from umbel.exceptions import ImproperlyConfigured
 
-logger = logging.getLogger("umbel.engines.redis")
+logger: Final = logging.getLogger("umbel.engines.redis")
 
 OLDEST_SERVER: Final = (6, 2)
 EVICTING: Final = ("allkeys-lru", "allkeys-lfu", "allkeys-random")
@@ -52,11 +52,11 @@ class RedisEngine:
         )
         self._server = server = Server([address for address, _ in addresses], name)
         server.on_first_use = self._check_format
-        self.broker = RedisBroker(
+        self.broker: Final = RedisBroker(
             server, keys, urgent_first=options.get("priority_order") != "celery"
         )
-        self.results = RedisResults(server, keys)
-        self.state = RedisState(server, keys, self.broker, self._check_server)
+        self.results: Final = RedisResults(server, keys)
+        self.state: Final = RedisState(server, keys, self.broker, self._check_server)
 
     @cached_property
     def run_dir(self) -> Path:

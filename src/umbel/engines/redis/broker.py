@@ -48,7 +48,7 @@ PROMOTER_KNOWN: Final = 30.0
 RESENT: Final = 10_000
 """How far back in a list a resend looks for itself."""
 
-encode = msgspec.json.Encoder().encode
+encode: Final = msgspec.json.Encoder().encode
 
 
 class RedisBroker:

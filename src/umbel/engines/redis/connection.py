@@ -32,10 +32,10 @@ try:
     )
     from redis.exceptions import ConnectionError as LostError
     from redis.exceptions import TimeoutError as LateError
-except ImportError as error:
+except ImportError as _missing:
     raise ImproperlyConfigured(
         'Redis needs the packages redis and hiredis: pip install "umbel[redis]"'
-    ) from error
+    ) from _missing
 
 TIMEOUT: Final = 5.0
 """Seconds for anything but a publish, which brings its own."""
@@ -55,8 +55,8 @@ class Script:
     def __init__(self, name: str) -> None:
         folder = resources.files(__package__).joinpath("lua")
         files = ("store", name) if name in STORING else (name,)
-        self.text = "\n".join(folder.joinpath(f"{f}.lua").read_text("utf-8") for f in files)
-        self.sha = self.digest(self.text)
+        self.text: str = "\n".join(folder.joinpath(f"{f}.lua").read_text("utf-8") for f in files)
+        self.sha: str = self.digest(self.text)
 
     @staticmethod
     def digest(text: str) -> str:
@@ -118,7 +118,11 @@ class _TimedSocket(driver.UnixDomainSocketConnection):
         return made
 
 
-KINDS: Final = {"redis": _Timed, "rediss": _TimedTls, "redis+socket": _TimedSocket}
+KINDS: Final[dict[str, type[Any]]] = {
+    "redis": _Timed,
+    "rediss": _TimedTls,
+    "redis+socket": _TimedSocket,
+}
 
 
 def read_options(url: str) -> dict[str, Any]:

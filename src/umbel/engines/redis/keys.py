@@ -81,27 +81,28 @@ class Keys:
         results: str = "",
     ) -> None:
         self.prefix = prefix
-        self.steps = tuple(sorted(steps))
+        self.steps: Final = tuple(sorted(steps))
         self.separator = separator
-        own = self.own = f"{prefix}umbel:"
-        self.format = own + "format"
-        self.counter = own + "counter"
-        self.queues = own + "queues"
-        self.worker = own + "worker"
-        self.lease = own + "lease"
-        self.node = own + "node"
-        self.notes = own + "notes"
-        self.promoter = own + "promoter"
-        self.paused = own + "paused"
-        self.revoked = own + "revoked"
-        self.revoked_until = own + "revoked:until"
-        self.dead = own + "dead"
-        self.dead_message = own + "dead:message"
-        self.history = own + "history"
-        self.failed = own + "failed"
+        own = f"{prefix}umbel:"
+        self.own: Final = own
+        self.format: Final = own + "format"
+        self.counter: Final = own + "counter"
+        self.queues: Final = own + "queues"
+        self.worker: Final = own + "worker"
+        self.lease: Final = own + "lease"
+        self.node: Final = own + "node"
+        self.notes: Final = own + "notes"
+        self.promoter: Final = own + "promoter"
+        self.paused: Final = own + "paused"
+        self.revoked: Final = own + "revoked"
+        self.revoked_until: Final = own + "revoked:until"
+        self.dead: Final = own + "dead"
+        self.dead_message: Final = own + "dead:message"
+        self.history: Final = own + "history"
+        self.failed: Final = own + "failed"
         if results and results[-1] not in ":_-.":  # as Celery does
             results += "_"
-        self.meta = f"{results}celery-task-meta-"
+        self.meta: Final = f"{results}celery-task-meta-"
         self._lists: dict[str, tuple[str, ...]] = {}
 
     def lists(self, queue: str) -> tuple[str, ...]:

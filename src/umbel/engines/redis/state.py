@@ -16,7 +16,7 @@ from umbel.engines.redis.connection import Server
 from umbel.engines.redis.keys import Keys
 from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
 
-logger = logging.getLogger("umbel.engines.redis")
+logger: Final = logging.getLogger("umbel.engines.redis")
 
 BATCH: Final = 500
 QUEUE_KEPT: Final = 86400.0

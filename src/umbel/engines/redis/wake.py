@@ -21,7 +21,7 @@ import hiredis
 from umbel.engines.redis.connection import Command, Server, pack
 from umbel.exceptions import OperationalError
 
-logger = logging.getLogger("umbel.engines.redis")
+logger: Final = logging.getLogger("umbel.engines.redis")
 
 CONNECT: Final = 1.0
 """Seconds that a lost connection may take to come back at each try; meanwhile one looks."""

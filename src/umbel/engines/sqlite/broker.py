@@ -89,7 +89,7 @@ class SqliteBroker:
 
     browsable = True
     unique_tags = True
-    levels = range(MAX_PRIORITY + 1)
+    levels: Sequence[int] = range(MAX_PRIORITY + 1)
 
     def __init__(
         self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell
