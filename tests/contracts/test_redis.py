@@ -12,6 +12,7 @@ from umbel.engines.redis import RedisEngine
 from umbel.testing.contracts import (
     BrokerContract,
     ResultStoreContract,
+    ScheduleContract,
     SettlementContract,
     SharingContract,
     StateStoreContract,
@@ -49,6 +50,10 @@ class TestResults(OnRedis, ResultStoreContract):
     pass
 
 
+class TestSchedules(OnRedis, ScheduleContract):
+    pass
+
+
 class TestState(OnRedis, StateStoreContract):
     pass
 
@@ -72,6 +77,10 @@ class TestBrokerApart(ResultsApart, BrokerContract):
 
 
 class TestResultsApart(ResultsApart, ResultStoreContract):
+    pass
+
+
+class TestSchedulesApart(ResultsApart, ScheduleContract):
     pass
 
 

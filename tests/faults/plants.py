@@ -587,6 +587,7 @@ def ticks_not_unique() -> None:
     """A tick is inserted whether its entry has moved on or not."""
     from umbel.engines.sqlite import state
 
+    swap_lua("schedule", "local fits = version == from", "local fits = true")
     change = state._change_schedule
 
     def insert(connection: Any, wanted: Any) -> bool:

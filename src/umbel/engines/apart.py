@@ -84,6 +84,9 @@ class _State:
         self.unregister = state.unregister
         self.revocations = state.revocations
         self.pause = state.pause
+        self.schedules = state.schedules
+        self.due_schedules = state.due_schedules
+        self.change_schedules = state.change_schedules
         self.resume = state.resume
         self.dead_letters = state.dead_letters
         self.dead_letter = state.dead_letter

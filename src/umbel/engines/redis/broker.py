@@ -85,7 +85,7 @@ class RedisBroker:
             return
         deadline = time.monotonic() + timeout
         if any(message.due is not None for message in messages):
-            messages = self._undelayed(messages, timeout)
+            messages = self.undelayed(messages, timeout)
         commands = self._publishing(messages)
         if len(commands) > 1:
             commands = [("MULTI",), *commands, ("EXEC",)]
@@ -96,9 +96,9 @@ class RedisBroker:
             return [("MULTI",), *made, ("EXEC",)] if made else []
 
         self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
-        self._say_used(messages)
+        self.say_used(messages)
 
-    def _undelayed(self, messages: Sequence[Message], timeout: float) -> Sequence[Message]:
+    def undelayed(self, messages: Sequence[Message], timeout: float) -> Sequence[Message]:
         """Messages as they are to be stored: delayed ones only where an Umbel worker lives.
 
         Without one they go into the list: their time stands in their headers, and a Celery worker
@@ -156,7 +156,7 @@ class RedisBroker:
         place, *others = self._server.call(commands, rest, patient=True)
         return place is not None or any(others)
 
-    def _say_used(self, messages: Sequence[Message]) -> None:
+    def say_used(self, messages: Sequence[Message]) -> None:
         """Let others know of the queues: Celery by its bindings, ours by the list of queues."""
         said, now = self._said, time.monotonic()
         new = {m.queue for m in messages if said.get(m.queue, 0.0) < now}
@@ -252,7 +252,7 @@ class RedisBroker:
                 refused += [abs(int(number)) for number in reply]
         queues = [m for s in settlements for m in s.follow_ups]
         if queues:
-            self._say_used(queues)
+            self.say_used(queues)
         return refused
 
     def _look_up(self, settlements: Sequence[Settlement]) -> dict[tuple[int, int], Held]:
@@ -296,7 +296,7 @@ class RedisBroker:
                 steps += self.status_step(result, keys)
                 count += 1
             for message in settlement.follow_ups:
-                count += self._following(message, now, keys, steps)
+                count += self.following(message, now, keys, steps)
             if (history := settlement.history) is not None:
                 failed = history.state not in {states.SUCCESS, states.IGNORED}
                 steps += ("f" if failed else "h", encode(msgspec.structs.astuple(history)))
@@ -334,7 +334,8 @@ class RedisBroker:
         steps += ("n", heads.digest(held.payload), heads.write_notes(deliveries, suspect, since))
         return 2
 
-    def _following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
+    def following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
+        """The step that publishes a message within a script; how many they are."""
         if message.due is None or message.due <= now:
             keys.append(self._keys.list(message.queue, message.priority))
             steps += ("l", len(keys), message.payload)

@@ -21,6 +21,8 @@ Of the whole store; they hold a bounded number of fields:
                                       dropped a day later if it is empty
     umbel:promoter            string  an Umbel worker is there and makes ready what is due; TTL 30
     umbel:paused              set     queues nobody may claim from; until `resume`
+    umbel:schedule            hash    name -> version NUL due NUL body of a periodic task
+    umbel:schedule:due        zset    name -> due (Unix time), of those that are due again
     umbel:history             list    ended attempts, newest first, JSON; the last 10,000
     umbel:failed              list    those that did not succeed; the last 10,000
 
@@ -96,6 +98,8 @@ class Keys:
         self.paused: Final = own + "paused"
         self.revoked: Final = own + "revoked"
         self.revoked_until: Final = own + "revoked:until"
+        self.schedule: Final = own + "schedule"
+        self.schedule_due: Final = own + "schedule:due"
         self.dead: Final = own + "dead"
         self.dead_message: Final = own + "dead:message"
         self.history: Final = own + "history"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from umbel import clock
-from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
+from umbel.engines.broker import Delivery, HistoryEntry, Message, StoredResult
 from umbel.engines.redis import heads
 from umbel.engines.redis.broker import RedisBroker
-from umbel.engines.redis.connection import Server
+from umbel.engines.redis.connection import TIMEOUT, Server
 from umbel.engines.redis.keys import Keys
-from umbel.engines.state import DeadLetter, NameTaken, WorkerRecord
+from umbel.engines.state import (
+    DeadLetter,
+    NameTaken,
+    ScheduleChange,
+    ScheduleRecord,
+    WorkerRecord,
+)
 
 logger: Final = logging.getLogger("umbel.engines.redis")
 
@@ -150,6 +156,63 @@ class RedisState:
     def resume(self, queue: str) -> bool:
         """End a pause; see the contract."""
         return bool(self._server.call([("SREM", self._keys.paused, queue)])[0])
+
+    # ------------------------------------------------------------------ periodic tasks
+
+    def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
+        """The periodic tasks; see the contract."""
+        keys = self._keys
+        found: Iterable[tuple[str, bytes | None]]
+        if names is None:
+            (flat,) = self._server.call([("HGETALL", keys.schedule)])
+            found = zip((name.decode() for name in flat[::2]), flat[1::2], strict=True)
+        elif names:
+            wanted = list(dict.fromkeys(names))
+            (rows,) = self._server.call([("HMGET", keys.schedule, *wanted)])
+            found = zip(wanted, rows, strict=True)
+        else:
+            found = ()
+        records = [_schedule(name, data) for name, data in found if data is not None]
+        return sorted(records, key=lambda record: record.name)
+
+    def due_schedules(self, now: float, limit: int) -> tuple[list[ScheduleRecord], float | None]:
+        """Periodic tasks that are due; see the contract."""
+        due, coming = self._server.call(
+            [("ZRANGEBYSCORE", self._keys.schedule_due, "-inf", now, "LIMIT", 0, limit),
+             ("ZRANGEBYSCORE", self._keys.schedule_due, f"({now!r}", "+inf", "WITHSCORES",
+              "LIMIT", 0, 1)]
+        )  # fmt: skip
+        # A tick is the pair of due time and version, so both have to be of one moment: the record.
+        found = [
+            (record.due, record)
+            for record in self.schedules([name.decode() for name in due])
+            if record.due is not None and record.due <= now
+        ]
+        found.sort(key=lambda pair: pair[0])
+        return [record for _, record in found], float(coming[1]) if coming else None
+
+    def change_schedules(self, changes: Sequence[ScheduleChange]) -> list[str]:
+        """Move periodic tasks on; see the contract."""
+        broker, now = self._broker, clock.time()
+        refused: list[str] = []
+        for start in range(0, len(changes), BATCH):
+            names = [self._keys.schedule, self._keys.schedule_due]
+            arguments: list[Any] = []
+            for change in changes[start : start + BATCH]:
+                messages: Sequence[Message] = change.messages
+                if any(message.due is not None for message in messages):
+                    messages = broker.undelayed(messages, TIMEOUT)
+                steps: list[Any] = []
+                count = sum(broker.following(m, now, names, steps) for m in messages)
+                value, due = _schedule_value(change.record)
+                arguments += (change.name, change.version or "", value, due, count, *steps)
+            if arguments:
+                reply = self._server.run("schedule", names, *arguments)
+                refused += [name.decode() for name in reply]
+        sent = [message for change in changes for message in change.messages]
+        if sent:
+            broker.say_used(sent)
+        return refused
 
     # ------------------------------------------------------------------ dead letters
 
@@ -296,6 +359,19 @@ def _record(number: bytes, data: bytes, lease: bytes) -> WorkerRecord:
     return msgspec.structs.replace(
         record, number=int(number), renewals=int(lease.removeprefix(b"dead ")), dead=dead
     )
+
+
+def _schedule(name: str, data: bytes) -> ScheduleRecord:
+    version, due, body = data.split(b"\0", 2)
+    return ScheduleRecord(name, int(version), float(due) if due else None, body)
+
+
+def _schedule_value(record: ScheduleRecord | None) -> tuple[bytes, bytes]:
+    """What is stored of a record, and its due time; nothing of one that is removed."""
+    if record is None:
+        return b"", b""
+    due = b"" if record.due is None else repr(record.due).encode()
+    return b"%d\0%b\0%b" % (record.version, due, record.body), due
 
 
 def _letter(number: int, row: bytes) -> DeadLetter:
