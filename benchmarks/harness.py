@@ -51,7 +51,7 @@ def install(peer: Peer) -> Path:
     home = PLACE / f"venv-{peer.environment}"
     binaries, done = home / "bin", home / "installed"
     wanted = "\n".join((sys.version, *peer.requirements))
-    own = "." in peer.requirements
+    own = any(one.startswith(".") for one in peer.requirements)
     if done.exists() and done.read_text() == wanted and not own:
         return binaries
     if not (done.exists() and done.read_text() == wanted):
@@ -243,7 +243,7 @@ class Trial:
         """The variables of its producer and worker: ours out, the harness's in."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("UMBEL_", "PYTHON"))}
         bench, redis = self.bench, self.bench.redis
-        if redis is not None:
+        if redis is not None and self.peer.redis:
             kept["BENCH_REDIS"] = redis.url(bench.databases[self.peer.name])
         kept |= {
             "PATH": f"{bench.binaries[self.peer.name]}:{os.environ['PATH']}",

@@ -53,6 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where --prove keeps its results (default: benchmarks/results/prove.jsonl)",
     )
     parser.addoption(
+        "--on",
+        choices=["sqlite", "redis"],
+        default="sqlite",
+        help="the engine under tests/faults (default: sqlite)",
+    )
+    parser.addoption(
         "--seed",
         default=secrets.token_hex(4),
         metavar="TEXT",

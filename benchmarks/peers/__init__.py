@@ -5,6 +5,7 @@ from benchmarks.peers import celery, dramatiq, huey, prototype, rq, taskiq, umbe
 
 PEERS: dict[str, tuple[Peer, ...]] = {
     "umbel": (umbel.SQLITE,),
+    "umbel-redis": (umbel.REDIS,),
     "celery": (celery.STOCK, celery.TUNED),
     "huey-sqlite": (huey.SQLITE,),
     "huey-redis": (huey.REDIS,),

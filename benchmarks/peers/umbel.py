@@ -1,4 +1,6 @@
-"""This checkout, built and installed as its users install it, on its embedded SQLite store."""
+"""This checkout, built and installed as its users install it: on its embedded store, on Redis."""
+
+from dataclasses import replace
 
 from benchmarks.peer import EVERYTHING, Peer
 
@@ -38,4 +40,16 @@ SQLITE = Peer(
     application=APPLICATION,
     redis=False,
     scenarios=EVERYTHING | {"bulk", "etas"},
+)
+
+REDIS = replace(
+    SQLITE,
+    name="umbel-redis",
+    environment="umbel-redis",
+    requirements=(".[redis]",),
+    application=APPLICATION.replace(
+        'App("shop")',
+        'App("shop", broker="redis://127.0.0.1:6379/0", backend="redis://127.0.0.1:6379/0")',
+    ),
+    redis=True,
 )

@@ -1,5 +1,6 @@
 """The tasks of the benchmark for Umbel."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +9,8 @@ import record
 
 from umbel import App
 
-app = App("benchmark")
+redis = os.environ.get("BENCH_REDIS")
+app = App("benchmark", broker=redis, backend=redis and "broker")
 
 
 @app.task(ignore_result=True)

@@ -141,8 +141,8 @@ def test_a_store_can_be_looked_at_without_an_app(
     url = f"sqlite:///{project.store}"
     assert empty.ask("-b", url, "queues")["queues"][0]["ready"] == 1
     assert empty.refuse("-b", url, "worker", code=64)
-    secret = "redis://me:hunter2@host/0"
-    assert "hunter2" not in empty.refuse("-b", secret, "queues", code=64)
+    for secret, code in (("ftp://me:hunter2@host/0", 64), ("redis://me:hunter2@localhost:1/0", 69)):
+        assert "hunter2" not in empty.refuse("-b", secret, "queues", code=code)
     assert "inside one process" in empty.refuse("-b", "memory://x", "call", "f", code=64)
 
 

@@ -73,10 +73,10 @@ def old(empty: Project) -> Project:
     return empty
 
 
-def test_its_redis_is_an_engine_that_is_not_there_yet(old: Project) -> None:
-    complaint = old.refuse("-A", "jobs", "worker", code=64)
-    assert "No engine for the broker URL 'redis://10.0.0.7:6379/0'" in complaint
-    assert "sqlite://" in complaint
+def test_its_redis_is_where_its_worker_goes(old: Project) -> None:
+    old.write("settings.py", "REDIS_HOST, REDIS_PORT, REDIS_DB = '127.0.0.1', 1, 0\n")
+    complaint = old.refuse("-A", "jobs", "worker", code=69)
+    assert "redis://127.0.0.1:1/0 cannot be reached" in complaint
 
 
 def on_a_file(old: Project) -> str:
@@ -108,7 +108,6 @@ def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project)
     idle = {
         "CELERYD_FORCE_EXECV": "exec'd afresh",
         "CELERYD_PREFETCH_MULTIPLIER": "claimed for free slots",
-        "BROKER_TRANSPORT_OPTIONS": "no visibility timeout",
         "CELERY_DISABLE_RATE_LIMITS": "nothing limits rates",
     }
     process = old.popen("worker", "-l", "INFO")

@@ -20,7 +20,7 @@ def test_the_result_backend_of_the_line_outweighs_the_code(project: Project) -> 
     document = project.ask("--result-backend", "disabled://", "report")
     (given,) = document["settings"]
     assert (given["name"], given["value"]) == ("result_backend", "disabled://")
-    complaint = project.refuse("--result-backend", "redis://me:hunter2@h/0", "queues", code=64)
+    complaint = project.refuse("--result-backend", "mongodb://me:hunter2@h/0", "queues", code=64)
     assert "hunter2" not in complaint
 
 

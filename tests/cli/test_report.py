@@ -80,8 +80,8 @@ def test_secrets_are_masked(project: Project) -> None:
     done = project.run("report", "--check")
     assert done.returncode == 0
     assert "hunter2" not in done.stdout + done.stderr
-    configure(project, "BROKER_URL = 'redis://me:hunter2@h:6379/0'\n")
+    configure(project, "BROKER_URL = 'ftp://me:hunter2@h:6379/0'\n")
     done = project.run("report", "--check")
     assert done.returncode == 1
-    assert "redis://me:**@h:6379/0" in done.stdout
+    assert "ftp://me:**@h:6379/0" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr

@@ -11,17 +11,36 @@ import pytest
 
 from tests.conftest import RecordProof
 from tests.faults.processes import Project
+from tests.servers import RedisServer
+from umbel.engines.urls import forget_engine
 from umbel.exceptions import UmbelError
 
 
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for all tests that break the workers, not the server."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def project(tmp_path: Path, seed: str) -> Iterator[Project]:
+def project(
+    tmp_path: Path, seed: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+) -> Iterator[Project]:
     """A store, and processes that end with the test."""
     if sys.platform != "linux":
         pytest.skip("processes are found through /proc")
-    project = Project(tmp_path, Random(seed), seed)
+    url = None
+    if pytestconfig.getoption("on") == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        url = server.url
+        server.empty(url)
+    project = Project(tmp_path, Random(seed), seed, url=url)
     yield project
     project.close()
+    if url is not None:
+        forget_engine(url)  # it was of a server that is empty from here on
 
 
 @pytest.fixture

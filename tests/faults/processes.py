@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.oracle import BATCH, Kill, Oracle, Run, wait_until
+from tests.servers import RedisServer
 from umbel import App
 from umbel.engines.state import Engine
 from umbel.result import AsyncResult
@@ -155,12 +157,15 @@ class Project:
     plant: str | None = None
     """A bug to plant in the workers (`tests.faults.plants`)."""
     environment: dict[str, str] = field(default_factory=dict)
+    url: str | None = None
+    """The store's; None: an SQLite file in the folder."""
 
     def __post_init__(self) -> None:
         self.home = self.folder / "home"
         self.log = self.folder / "oracle.log"
         self.oracle = Oracle(self.log)
-        self.app = App("workload", broker=f"sqlite:///{self.home}/queue.db", backend="broker")
+        url = self.url or f"sqlite:///{self.home}/queue.db"
+        self.app = App("workload", broker=url, backend="broker")
         self._workers: list[Worker] = []
         self._producers: list[subprocess.Popen[bytes]] = []
 
@@ -177,6 +182,7 @@ class Project:
             "UMBEL_HOME": os.fspath(self.home),
             "WORKLOAD_LOG": os.fspath(self.log),
             "WORKLOAD_SETTINGS": json.dumps(self.settings),
+            **({"UMBEL_BROKER_URL": self.url} if self.url else {}),
             **self.environment,
         }
         if planted and self.plant is not None:
@@ -308,6 +314,13 @@ class Project:
         self.note_kill(f"the {target}", servers={server}, most=most)
 
     # ---------------------------------------------------------------------------------- the end
+
+    def replace_store(self) -> None:
+        """Put an empty store in the place of the one that is in use."""
+        if self.url is None:
+            shutil.rmtree(self.home)
+        else:
+            RedisServer.empty(self.url)
 
     def leftovers(self) -> list[str]:
         """What dead processes must not leave behind once all workers have ended."""

@@ -153,6 +153,8 @@ def send_until_full(project: Project) -> int:
 def test_full_disk_while_a_worker_runs(
     project: Project, small_disk: Path, record_proof: RecordProof
 ) -> None:
+    if project.url is not None:
+        pytest.skip("a server's disk is not the worker's")
     worker = project.worker()
     running = [project.send("work", 0.5) for _ in range(2)]
     project.wait_for_runs([job.id for job in running])
@@ -185,8 +187,13 @@ def test_planted_bug_is_seen_by_malformed_messages(
 
 
 def test_planted_bug_is_seen_on_a_full_disk(
-    see_plant: Callable[..., None], small_disk: Path, record_nothing: RecordProof
+    project: Project,
+    see_plant: Callable[..., None],
+    small_disk: Path,
+    record_nothing: RecordProof,
 ) -> None:
+    if project.url is not None:
+        pytest.skip("a server's disk is not the worker's")
     see_plant(
         "full_disk_drops",
         test_full_disk_while_a_worker_runs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from tests.faults.oracle import wait_until
 from tests.faults.processes import Project
@@ -46,7 +45,7 @@ def test_a_replaced_store_gets_no_outcome_of_the_old_one(project: Project) -> No
     worker = project.worker(slots=1)
     old = project.send("work", 3.0)
     project.wait_for_runs(old.id)
-    shutil.rmtree(project.home)
+    project.replace_store()
     new = project.send("work", 0.0)
     assert new.get(timeout=15) is not None
     wait_until(lambda: project.oracle.runs_of(old.id)[0].end, "the old task's end")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
 
 from tests.conftest import RecordProof, Rounds
 from tests.faults.oracle import wait_until
@@ -30,7 +32,8 @@ from umbel.engines.state import Engine
 from umbel.engines.urls import connect_engine
 
 MODULE = "tests.faults.ticking"
-STORES = ["sqlite"]
+STORES = ["sqlite", "redis"]
+REDIS = os.environ.get("UMBEL_TEST_REDIS", "redis://127.0.0.1:6379/11")
 EVERY = 0.02
 GAP = 2.0
 """Seconds for which nothing is sent, at most, after a scheduler was killed or stopped."""
@@ -53,6 +56,8 @@ class Scene:
 
     folder: Path
     url: str
+    store: dict[str, Any]
+    """`broker_transport_options`."""
     schedule: dict[str, Any]
     plants: Sequence[str] = ()
     options: Sequence[str] = ()
@@ -65,7 +70,7 @@ class Scene:
         self.log = self.folder / "ticks.log"
         self._started = self._offset = 0
         self._ticks: list[Tick] = []
-        self.engine: Engine = connect_engine(self.url)
+        self.engine: Engine = connect_engine(self.url, self.store)
 
     def _start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
         (self.folder / "schedule.json").write_text(json.dumps(self.schedule))
@@ -79,7 +84,8 @@ class Scene:
                 env={
                     **os.environ,
                     "UMBEL_HOME": str(self.folder),
-                    "TICKING_STORE": self.url,
+                    "UMBEL_BROKER_URL": self.url,
+                    "TICKING_OPTIONS": json.dumps(self.store),
                     "TICKING_LOG": str(self.log),
                     "PYTHONPATH": os.pathsep.join([str(PLANTED), str(ROOT)]),
                     **environment,
@@ -178,14 +184,19 @@ def _read(line: str) -> Tick:
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """A store of the kind that the test's parameter `store` names."""
     kind = getattr(request, "param", "sqlite")
-    url = {"sqlite": f"sqlite:///{tmp_path}/queue.db"}[kind]
+    url = {"sqlite": f"sqlite:///{tmp_path}/queue.db", "redis": REDIS}[kind]
+    prefix = f"ticks-{secrets.token_hex(4)}:"
+    store = {"global_keyprefix": prefix} if kind == "redis" else {}
     schedule = {
         "tick": {"task": "ticking.note", "schedule": EVERY, "misfire": "all",
                  "misfire_limit": 1000},
     }  # fmt: skip
-    made = Scene(tmp_path, url, schedule)
+    made = Scene(tmp_path, url, store, schedule)
     yield made
     made.close()
+    if kind == "redis":
+        with redis.Redis.from_url(REDIS) as client:
+            client.delete(*client.scan_iter(f"{prefix}*", count=1000), prefix)
 
 
 def judge(ticks: Sequence[Tick]) -> None:
@@ -259,6 +270,7 @@ def takeover_times(ticks: Sequence[Tick], skews: Mapping[int, float]) -> list[fl
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("scene", STORES, indirect=True)
 def test_a_tick_without_its_uniqueness_is_seen(scene: Scene) -> None:
     scene.plants = ["ticks_not_unique"]
     scene.start_worker()
@@ -303,6 +315,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("scene", STORES, indirect=True)
 def test_ten_thousand_entries_and_a_hundred_edits_a_second(
     scene: Scene, rounds: Rounds, seed: str, record_proof: RecordProof
 ) -> None:
@@ -312,7 +325,13 @@ def test_ten_thousand_entries_and_a_hundred_edits_a_second(
         f"declared{n:04}": {"task": "t", "schedule": chance.randint(20, 60), "misfire": "all"}
         for n in range(9_000)
     }
-    app = App("editor", broker=scene.url, backend="disabled://", set_as_current=False)
+    app = App(
+        "editor",
+        broker=scene.url,
+        backend="disabled://",
+        set_as_current=False,
+        broker_transport_options=scene.store,
+    )
     added = [f"added{n:04}" for n in range(1_000)]
     for name in added:
         app.schedules.add(name, chance.randint(20, 60), "t", misfire="all")

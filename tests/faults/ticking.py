@@ -9,7 +9,11 @@ from typing import Any
 
 from umbel import App
 
-app = App("ticking", broker=os.environ["TICKING_STORE"], backend="disabled://")
+app = App(
+    "ticking",
+    backend="disabled://",
+    broker_transport_options=json.loads(os.environ["TICKING_OPTIONS"]),
+)
 app.conf.beat_schedule = json.loads(Path("schedule.json").read_text())
 
 

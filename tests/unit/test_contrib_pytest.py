@@ -182,7 +182,7 @@ def test_a_tests_app_has_a_store_of_its_own_and_leaves_no_trace() -> None:
 
 
 def test_a_backend_elsewhere_is_told() -> None:
-    app = TestApp(backend="redis://")
+    app = TestApp(backend="mongodb://")
     with setup_default_app(app), pytest.raises(ImproperlyConfigured, match="result_backend"):
         app.send_task("anything")
 

@@ -664,10 +664,10 @@ def test_a_set_looks_once_for_all(app: App, monkeypatch: pytest.MonkeyPatch) -> 
     store = app.engine.results
     get = store.get
 
-    def count(ids: Any) -> dict[str, StoredResult]:
+    def count(ids: Any, waker: Any = None) -> dict[str, StoredResult]:
         nonlocal looks
         looks += 1
-        return get(ids)
+        return get(ids, waker)
 
     monkeypatch.setattr(store, "get", count)
     several = app.ResultSet([app.AsyncResult(id) for id in ids])

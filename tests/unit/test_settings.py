@@ -453,7 +453,7 @@ def test_a_result_that_nobody_keeps_says_what_to_add() -> None:
 @pytest.mark.parametrize(
     ("backend", "why"),
     [
-        ("redis://:hunter2@h/0", "needs an engine"),
+        ("sentinel://:hunter2@h/0", "needs an engine"),
         ("rpc://", "RabbitMQ"),
         ("django-db", "django-celery-results"),
         ("cache+memcached://h", "no results are kept in cache"),

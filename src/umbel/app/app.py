@@ -225,14 +225,18 @@ class App:
         `ImproperlyConfigured` for one that there is not, and for a `result_backend` elsewhere.
         """
         if self._engine is None:
-            from umbel.app.backends import check_backend
+            from umbel.app.backends import open_stores
             from umbel.engines.urls import open_engine
 
-            engine = open_engine(self.broker_url)
-            if self.conf.result_backend is not None:
-                check_backend(self.conf.result_backend, self.broker_url)
-            self._engine = engine
+            self._engine = open_stores(self, open_engine)
         return self._engine
+
+    def connect(self) -> Engine:
+        """The same store over connections of its own, for a thread that must wait for no other."""
+        from umbel.app.backends import open_stores
+        from umbel.engines.urls import connect_engine
+
+        return open_stores(self, connect_engine)
 
     @property
     def results(self) -> ResultStore:

@@ -1,11 +1,16 @@
-"""Which values of `result_backend` there are, and what takes the place of the others."""
+"""The stores that the settings name: one for all, or results in a Redis of their own."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
-from umbel.engines.urls import SCHEMES, mask
+from umbel.engines.urls import SCHEMES, Options, mask
 from umbel.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from umbel.app.app import App
+    from umbel.engines.state import Engine
 
 ADD_ONS: Final = {
     "django-db": "django-celery-results",
@@ -23,9 +28,41 @@ _INSTEAD: Final = (
 )
 
 
+def open_stores(app: App, connect: Callable[[str, Options], Engine]) -> Engine:
+    """The engine of an app's settings; `ImproperlyConfigured` says what to write instead."""
+    conf, url = app.conf, app.broker_url
+    backend = conf.result_backend
+    options: dict[str, Any] = dict(conf.broker_transport_options)
+    order = conf.redis_priority_order
+    if order not in {"umbel", "celery"}:
+        raise ImproperlyConfigured(
+            f"redis_priority_order must be 'umbel' (9 first) or 'celery' (0 first), not {order!r}."
+        )
+    if order != "umbel":
+        options["priority_order"] = order
+    prefix = conf.result_backend_transport_options.get("global_keyprefix")
+    kept_with = {"result_keyprefix": prefix} if prefix else {}
+    engine = connect(url, options | kept_with)
+    check_backend(backend, url)
+    if not is_apart(backend, url):
+        return engine
+    from umbel.engines.apart import ApartEngine
+
+    return ApartEngine(engine, connect(str(backend), kept_with))
+
+
+def is_apart(backend: str | None, broker_url: str) -> bool:
+    """Whether results go to a Redis where the messages are not."""
+    if backend is None or backend == broker_url or broker_url.partition(":")[0] not in SCHEMES:
+        return False
+    return backend.startswith(("redis://", "rediss://", "redis+socket://"))
+
+
 def check_backend(backend: str | None, broker_url: str) -> None:
     """`ImproperlyConfigured` for a value that this version cannot serve; says what to write."""
     if backend in {None, "broker", broker_url} or str(backend).startswith("disabled"):
+        return
+    if is_apart(backend, broker_url):
         return
     if broker_url.partition(":")[0] not in SCHEMES:
         return  # a test's stand-in for an engine that is not there
@@ -39,7 +76,7 @@ def check_backend(backend: str | None, broker_url: str) -> None:
         why = f"is not there: no results are kept in {scheme}"
     elif scheme in {"rpc", "amqp"}:
         why = "sends results as messages over RabbitMQ, whose engine is not in this version"
-    elif scheme in {"redis", "rediss", "sentinel", "db", "s3", "gs", "dynamodb"}:
+    elif scheme in {"sentinel", "db", "s3", "gs", "dynamodb"}:
         why = "needs an engine that is not in this version"
     elif "://" in text:
         why = f"is not the store of the messages, {mask(broker_url)}"

@@ -39,6 +39,11 @@ DIFFERENCES: Final = (
         "a task may ignore its soft limit (for a week, with compat)",
     ),
     Difference(
+        "redis_priority_order", "celery",
+        "9 is the most urgent on every broker",
+        "on Redis 0 is the most urgent",
+    ),
+    Difference(
         "worker_hijack_root_logger", True,
         "logging that the app has set up stays as it is",
         "the worker takes the root logger's handlers away and sets its own",

@@ -20,6 +20,9 @@ class AppSettings(TypedDict, total=False):
     compat: str | None
     broker_url: str | None
     result_backend: str | None
+    broker_transport_options: Mapping[str, Any]
+    result_backend_transport_options: Mapping[str, Any]
+    redis_priority_order: str
     timezone: str | tzinfo | None
     enable_utc: bool
     imports: Collection[str]
@@ -128,7 +131,6 @@ class AppSettings(TypedDict, total=False):
     events_logfile: Any
     events_pidfile: Any
     events_executable: Any
-    broker_transport_options: Any
     broker_connection_timeout: Any
     broker_connection_retry: Any
     broker_connection_retry_on_startup: Any
@@ -149,7 +151,6 @@ class AppSettings(TypedDict, total=False):
     result_chord_expires: Any
     result_chord_retry_interval: Any
     result_chord_join_timeout: Any
-    result_backend_transport_options: Any
     result_backend_max_sleep_between_retries_ms: Any
     result_backend_max_retries: Any
     result_backend_base_sleep_between_retries_ms: Any
@@ -257,7 +258,6 @@ class IdleSettings:
     events_logfile: Any
     events_pidfile: Any
     events_executable: Any
-    broker_transport_options: Any
     broker_connection_timeout: Any
     broker_connection_retry: Any
     broker_connection_retry_on_startup: Any
@@ -278,7 +278,6 @@ class IdleSettings:
     result_chord_expires: Any
     result_chord_retry_interval: Any
     result_chord_join_timeout: Any
-    result_backend_transport_options: Any
     result_backend_max_sleep_between_retries_ms: Any
     result_backend_max_retries: Any
     result_backend_base_sleep_between_retries_ms: Any

@@ -35,7 +35,7 @@ _ONE_STORE = (
     "the embedded store is a file: there is no connection to keep, so nothing to retry or time; "
     "task_publish_timeout is the one deadline of a publish"
 )
-_DRIVER = "it tunes a client of a server, and no engine of this version has one"
+_DRIVER = "the URL says it: rediss:// for TLS, with redis-py's options (?ssl_cert_reqs=none)"
 _CLASS = "no part of the worker is replaced by a class that a setting names"
 _EVENTS = "comes with events: nothing sends or receives any in this version"
 _REMOTE = "comes with remote control: nothing is broadcast in this version"
@@ -44,7 +44,7 @@ _DAEMON = "the command's own option sets it (umbel worker --help), or the servic
 _PRIVILEGES = "set it in the service manager (User=, Group=, UMask= in systemd)"
 _RESULTS = "results are kept in the broker's own store: leave it out, or result_backend = 'broker'"
 _OBJECTS = "comes with result stores of their own; until then " + _RESULTS
-_REDIS = "comes with the Redis engine: nothing connects to Redis in this version"
+_REDIS = "not read in this version: say it in the URL, redis://user:password@host:port/0"
 _AMQP = "comes with the RabbitMQ engine: the embedded store has only queues"
 _DATABASE = "comes with SQL result stores; until then " + _RESULTS
 
@@ -186,12 +186,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         ),
         **_rows(
             "no effect",
-            "it tunes a transport of Kombu's; on the embedded store a claim lasts as long as its "
-            "worker lives (no visibility timeout), and priorities need no steps",
-            broker_transport_options={},
-        ),
-        **_rows(
-            "no effect",
             _ONE_STORE,
             broker_connection_timeout=4,
             broker_connection_retry=True,
@@ -234,7 +228,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
         **_rows(
             "no effect",
             "results are written in the step that settles their task, in the broker's own store",
-            result_backend_transport_options={},
             result_backend_max_sleep_between_retries_ms=10000,
             result_backend_max_retries=float("inf"),
             result_backend_base_sleep_between_retries_ms=10,

@@ -116,6 +116,8 @@ class Request:
     """ISO 8601."""
     origin: str | None = _derived(lambda m: m.headers.origin)
     """The process that sent it, `gen<pid>@<host>`."""
+    argsrepr: str | None = _derived(lambda m: m.headers.argsrepr)
+    kwargsrepr: str | None = _derived(lambda m: m.headers.kwargsrepr)
     timelimit: tuple[float | None, float | None] = _derived(
         lambda m: m.headers.timelimit or (None, None), (None, None)
     )

@@ -32,12 +32,23 @@ class Settings(Configuration, IdleSettings):
     # ------------------------------------------------------------ Where messages and results are
 
     broker_url: str | None = None
-    """The URL of the store that messages lie in: `sqlite:///path/to/file.db`, or `memory://` for
-    one process. None: the embedded store, `.umbel/queue.db` in the project's root, or `queue.db`
-    in the folder `UMBEL_HOME`."""
+    """The URL of the store that messages lie in: `sqlite:///path/to/file.db`,
+    `redis://user:password@host:6379/0`, or `memory://` for one process. None: the embedded store,
+    `.umbel/queue.db` in the project's root, or `queue.db` in the folder `UMBEL_HOME`."""
     result_backend: str | None = None
     """Where results are kept. "broker": where the messages are; "disabled": nowhere. None: where
-    the messages are, unless the code sets `broker_url`; then nowhere, as in Celery."""
+    the messages are, unless the code sets `broker_url`; then nowhere, as in Celery. Or the URL of
+    another Redis, `redis://…`."""
+    broker_transport_options: Mapping[str, Any] = MappingProxyType({})
+    """On Redis: `global_keyprefix`, before all keys; `priority_steps` and `sep`, as all peers have
+    them; `allow_eviction`, to start on a server that may delete queued tasks when its memory is
+    full. The rest has no effect: a claim lasts as long as its worker lives, so there is no
+    visibility timeout."""
+    result_backend_transport_options: Mapping[str, Any] = MappingProxyType({})
+    """On Redis: `global_keyprefix`, before the keys of results, as Celery has it."""
+    redis_priority_order: str = "umbel"
+    """Which of a queue's messages a worker takes first on Redis: "umbel" those of priority 9,
+    "celery" those of 0, as Celery's workers do."""
 
     # ------------------------------------------------------------ Time zone
 

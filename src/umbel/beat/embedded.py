@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from umbel import signals
 from umbel.beat.places import open_store
 from umbel.beat.scheduler import Scheduler
-from umbel.engines.urls import connect_engine
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -20,7 +19,7 @@ class BeatThread(threading.Thread):
     def __init__(self, app: App, file: str | None = None) -> None:
         """`ImproperlyConfigured` if an entry of the code is wrong."""
         super().__init__(name="umbel-beat", daemon=True)
-        self._engine = connect_engine(app.broker_url)
+        self._engine = app.connect()
         self.scheduler = Scheduler(app, open_store(app, file, self._engine))
         self.entries = self.scheduler.read()
         """How many the code declares."""

@@ -50,6 +50,18 @@ def report(ctx: click.Context, check: bool) -> int:
     return FAILURE if problems else 0
 
 
+def describe_results(app: App) -> str:
+    """Where results are kept."""
+    if not app.keeps_results:
+        return "not kept"
+    from umbel.app.backends import is_apart
+    from umbel.engines.urls import mask
+
+    backend = app.conf.result_backend
+    apart = is_apart(backend, app.broker_url)
+    return mask(str(backend)) if apart else "with the messages"
+
+
 def find_problems(app: App) -> list[str]:
     """What keeps the app from working as it is configured."""
     from umbel.exceptions import ImproperlyConfigured
@@ -90,7 +102,7 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
         )
     return document | {
         "store": app.engine.name,
-        "results": "with the messages" if app.keeps_results else "not kept",
+        "results": describe_results(app),
         "tasks": len(app.tasks),
         "settings": settings,
         "problems": [],

@@ -182,7 +182,7 @@ def _place(target: Target, message: Waiting) -> dict[str, Any]:
         place["worker"] = str(message.worker) if holder is None else holder.node
         place["worker_lives"] = message.worker in live
         trace = None if holder is None else read_trace(holder, store.run_dir)
-        place["running_for"] = trace and trace.running.get(message.number)
+        place["running_for"] = trace and trace.running.get(message.number or 0)
     elif message.due is not None and message.due > clock.time():
         place["where"] = "delayed"
     paused = {count.queue for count in store.broker.counts() if count.paused}
@@ -262,8 +262,9 @@ def _describe_place(target: Target, place: dict[str, Any]) -> str:
     elif place["where"] == "delayed":
         text = f"due at {describe_moment(place['due'])} in the queue {queue}"
     else:
-        age = describe_duration(clock.time() - place["published"])
-        text = f"waiting in the queue {queue} for {age}"
+        text = f"waiting in the queue {queue}"
+        if place["published"] is not None:
+            text += f" for {describe_duration(clock.time() - place['published'])}"
     if place["paused"]:
         text += f"\nthe queue is paused; go on: {target.line('queues', '--resume', queue)}"
     if not place["served"]:

@@ -42,11 +42,11 @@ class Delivery(msgspec.Struct, gc=False):
     """One claimed message."""
 
     number: int
-    """The broker's own number of the message, never used twice."""
+    """The broker's own number of the message, or of this claim of it; never used twice."""
     worker: int
     """The incarnation that holds the claim."""
     attempt: int
-    """How often this message has been claimed; with number and worker it is the fence."""
+    """How often what has this number has been claimed; with number and worker it is the fence."""
     queue: str
     payload: bytes
     priority: int = DEFAULT_PRIORITY
@@ -144,19 +144,21 @@ class QueueCount(msgspec.Struct, frozen=True):
     delayed: int
     claimed: int
     oldest: float | None = None
-    """Unix time at which the oldest ready message was published."""
+    """Unix time at which the oldest ready message was published, if the engine can tell."""
     paused: bool = False
 
 
 class Waiting(msgspec.Struct, frozen=True):
     """One message as `Broker.browse` shows it."""
 
-    number: int
+    number: int | None
+    """None where a message has one only while it is claimed."""
     queue: str
     priority: int
     due: float | None
     payload: bytes
-    published: float
+    published: float | None
+    """Unix time, if the engine can tell."""
     worker: int | None = None
     deliveries: int = 0
 
@@ -190,6 +192,17 @@ class Broker(Protocol):
 
     browsable: bool
     """Whether `browse` and looking a message up by its task's id work (not on RabbitMQ)."""
+    unique_tags: bool
+    """Whether `publish` refuses a tag that is in the store. Where it does not (its queues are those
+    of other software, without an index), a resend after a lost answer looks for itself first."""
+
+    @property
+    def levels(self) -> Sequence[int]:
+        """The priorities that it tells apart: a message has the highest that is not above its own.
+
+        At least 0 is among them; in a delivery stands the level.
+        """
+        ...
 
     def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:
         """Store all messages, in order, or none. Returns once they are safe."""
@@ -198,10 +211,10 @@ class Broker(Protocol):
     def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
         """Claim up to `limit` (0 to 500) ready messages of the queues for one incarnation.
 
-        Most urgent first, then oldest; one call in 16 serves the least urgent level first. Fewer
-        than `limit` are all that were ready, unless `next_due` has passed: then claim again.
-        Paused queues are passed over. Raises `LeaseLost` if the incarnation was declared dead or
-        is not on record.
+        Most urgent first, then oldest, as far as levels and ages are known; one call in 16 serves
+        the least urgent level first. Fewer than `limit` are all that were ready, unless `next_due`
+        has passed: then claim again. Paused queues are passed over. Raises `LeaseLost` if the
+        incarnation was declared dead or is not on record.
         """
         ...
 
@@ -219,8 +232,18 @@ class Broker(Protocol):
         """
         ...
 
-    def listen(self) -> Waker:
-        """A waker that fires when a message may have become ready, or may do so earlier."""
+    def listen(self, queues: Sequence[str] = ()) -> Waker:
+        """A waker that fires when a message may have become ready, or may do so earlier.
+
+        `queues`: those of which that is told at least.
+        """
+        ...
+
+    def promote(self) -> None:
+        """Make ready what is due, in all queues; each worker does so once a second.
+
+        Nothing to do for an engine whose claims do it for all.
+        """
         ...
 
     def counts(self) -> list[QueueCount]:

@@ -16,8 +16,12 @@ class ResultStore(Protocol):
     absent.
     """
 
-    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
-        """The results that are there, by id."""
+    def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:
+        """The results that are there, by id.
+
+        With a `waker` of this store, those of which it may fire once more are enough: what was got
+        through it before and has not changed since may be left out.
+        """
         ...
 
     def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:

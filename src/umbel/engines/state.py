@@ -194,7 +194,8 @@ class StateStore(Protocol):
         A tick is such a change: the record moves on to its next due time, and the message is
         published. Of any number of schedulers that try it one succeeds, so a tick is in the store
         once. Returns the names of the changes that were refused, as the record is gone, has another
-        version, or is there already; nothing of those was done.
+        version, or is there already; nothing of those was done. A change that is repeated is not
+        made again, whether it is refused or not.
         """
         ...
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from umbel.engines.state import Engine
 from umbel.exceptions import ImproperlyConfigured
 
-SCHEMES = ("sqlite", "memory")
+SCHEMES = ("sqlite", "memory", "redis", "rediss", "redis+socket")
+
+SEVERAL: Final = r";(?=[a-z+]+://)"
+"""What separates the URLs of a list; a password may hold a ; of its own."""
+Options = Mapping[str, Any]
+NO_OPTIONS: Final[Options] = MappingProxyType({})
 
 _engines: dict[str, Engine] = {}
 _lock = threading.Lock()
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
     """The engine of a URL: `sqlite:///relative`, `sqlite:////absolute/path`, `memory://name`.
 
-    `sqlite` takes `?durability=power` (sync at each commit). `ImproperlyConfigured` for
-    anything else, with the URL masked.
+    `sqlite` takes `?durability=power` (sync at each commit). Or `redis://user:password@host/0`,
+    `rediss://` (TLS), `redis+socket:///path?virtual_host=0`; of several, separated by `;`, the
+    first that answers serves. `options` are those of `broker_transport_options`.
+    `ImproperlyConfigured` for anything else, with the URL masked.
     """
+    key = f"{url} {sorted(options.items())}" if options else url
     with _lock:
-        engine = _engines.get(url)
+        engine = _engines.get(key)
         if engine is None:
-            engine = _engines[url] = _make(url)
+            engine = _engines[key] = _make(url, options)
         return engine
 
 
@@ -37,7 +48,7 @@ def forget_engine(url: str) -> None:
 
 
 @contextmanager
-def replaced_engines(make: Callable[[str], Engine]) -> Iterator[None]:
+def replaced_engines(make: Callable[[str, Options], Engine]) -> Iterator[None]:
     """For tests: meanwhile each URL is opened afresh, once, by `make`; then the old ones are back.
 
     Whoever holds an engine of either time goes on with it.
@@ -53,7 +64,7 @@ def replaced_engines(make: Callable[[str], Engine]) -> Iterator[None]:
             _engines, _make = before
 
 
-def connect_engine(url: str) -> Engine:
+def connect_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
     """A connection of its own to the store of a URL, for a thread that must wait for no other."""
     try:
         parts = urlsplit(url)
@@ -65,6 +76,10 @@ def connect_engine(url: str) -> Engine:
         return MemoryEngine(parts.netloc)
     if parts.scheme == "sqlite":
         return _open_sqlite(url)
+    if parts.scheme in {"redis", "rediss", "redis+socket"}:
+        from umbel.engines.redis import RedisEngine
+
+        return RedisEngine(url, mask(url), options)
     known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
     message = (
         f"No engine for the broker URL {mask(url)!r}: this version knows {known}. "
@@ -97,11 +112,15 @@ def _open_sqlite(url: str) -> Engine:
 
 def mask(url: str) -> str:
     """The URL with its password and everything secret in its query as `**`."""
+    if len(several := re.split(SEVERAL, url)) > 1:
+        return ";".join(map(mask, several))
     if "://" not in url:
         return "**" if "@" in url else url
     try:
         parts = urlsplit(url)
         netloc = parts.netloc
+        if "@" in url and "@" not in netloc:  # a password with a / or # that is not written as %2F
+            return f"{parts.scheme}://**@{url.rpartition('@')[2].partition('?')[0]}"
         if "@" in netloc:
             login, host = netloc.rsplit("@", 1)
             user = login.split(":", 1)[0]
@@ -112,4 +131,4 @@ def mask(url: str) -> str:
         return "**"
 
 
-_make: Callable[[str], Engine] = connect_engine
+_make: Callable[[str, Options], Engine] = connect_engine

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from umbel.engines.broker import StoredResult
+from umbel.engines.broker import StoredResult, Waker
 from umbel.engines.results import ResultStore
 from umbel.exceptions import OperationalError
 from umbel.states import READY_STATES
@@ -55,7 +55,7 @@ def wait_for_results(
         calls.append(_Call(start + after, NEVER, quiet))
     if on_interval is not None:
         calls.append(_Call(start + interval, interval, on_interval))
-    waker = results.listen()
+    waker = lookout.waker = results.listen()
     poll = select.poll()  # select() cannot take a descriptor above 1023
     poll.register(waker, select.POLLIN)
     try:
@@ -88,12 +88,13 @@ class _Lookout:
         self._results = results
         self._on_change = on_change
         self._seen: dict[str, bytes] = {}
+        self.waker: Waker | None = None
         self._cost = 0.0
 
     def look(self) -> list[StoredResult]:
         """Those that have ended since."""
         start = time.monotonic()
-        found = self._results.get(list(self.pending)) if self.pending else {}
+        found = self._results.get(list(self.pending), self.waker) if self.pending else {}
         for stored in found.values() if self._on_change else ():
             if self._on_change and self._seen.get(stored.id) != stored.meta:
                 self._seen[stored.id] = stored.meta
@@ -233,7 +234,7 @@ class ResultWaiter:
             while not self._closing:
                 waker.drain()
                 before = time.monotonic()
-                self._look(results)
+                self._look(results, waker)
                 spent = time.monotonic() - before
                 if spent > CHEAP_LOOK:
                     time.sleep(min(spent, SLOW_LOOK))
@@ -244,10 +245,10 @@ class ResultWaiter:
         finally:
             waker.close()
 
-    def _look(self, results: ResultStore) -> None:
+    def _look(self, results: ResultStore, waker: Waker | None = None) -> None:
         with self._lock:
             ids = list(self._waiting)
-        for id, stored in (results.get(ids) if ids else {}).items():
+        for id, stored in (results.get(ids, waker) if ids else {}).items():
             if stored.status in READY_STATES:
                 with self._lock:
                     watches = self._waiting.pop(id, [])

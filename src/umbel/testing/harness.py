@@ -27,7 +27,7 @@ from umbel.engines.memory import MemoryEngine
 from umbel.engines.memory.results import MemoryResults
 from umbel.engines.memory.store import PipeWaker
 from umbel.engines.state import DeadLetter, Engine
-from umbel.engines.urls import mask, replaced_engines
+from umbel.engines.urls import Options, mask, replaced_engines
 from umbel.exceptions import (
     ContentDisallowed,
     DecodeError,
@@ -104,7 +104,7 @@ class Harness:
                 app.end_threads()
                 app.let_go()
 
-    def _open(self, url: str) -> Engine:
+    def _open(self, url: str, _options: Options) -> Engine:
         engine = self._engines[url] = _Engine(url)
         return engine
 

@@ -241,7 +241,7 @@ class WorkerThread(threading.Thread):
         keeper = LeaseKeeper(
             self._app, worker.incarnation, engine, self._app.conf.worker_lease, lost.set
         )
-        waker = engine.broker.listen()
+        waker = engine.broker.listen(worker.queues)
         poll = select.poll()
         for source in (self._nudged, waker.fileno()):
             poll.register(source, select.POLLIN)

@@ -85,6 +85,7 @@ class Gate:
         try:
             headers = task_message.decode_headers(delivery.payload)
             expires = task_message.parse_time(headers.expires)
+            eta = task_message.parse_time(headers.eta)
         except DecodeError as error:
             tell_rejected(delivery, self._node, error)
             return self._settler.undecodable(delivery, str(error))
@@ -98,6 +99,8 @@ class Gate:
             return self.drop(delivery, headers, "revoked")
         if expires is not None and expires <= clock.time():
             return self.drop(delivery, headers, "expired")
+        if eta is not None and eta > clock.time():  # a Celery client leaves the waiting to us
+            return self._settler.put_back(delivery, due=eta)
         task = self._app.tasks.get(headers.task)
         if task is None:
             return self.unknown(delivery, headers)

@@ -165,6 +165,7 @@ class LeaseKeeper(threading.Thread):
             self._next_renewal = now + self._every
         if now >= self._next_look:
             self._judge.look(self._incarnation.number)
+            self._engine.broker.promote()
             self._next_look = now + min(LOOK_EVERY, self._every)
         if now >= self._next_house:
             conf = self._conf

@@ -20,7 +20,6 @@ from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
 from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
-from umbel.engines.urls import connect_engine
 from umbel.exceptions import OperationalError
 from umbel.pools.child import IMPORT_FAILED
 from umbel.pools.kinds import Layout, lay_out
@@ -132,14 +131,14 @@ class Supervisor:
             )
             grace = self.app.conf.task_soft_time_limit_grace
             self._limits = Limits(self._children, grace, self._ends.by_limit)
-            own_engine = connect_engine(self.app.broker_url)
+            own_engine = self.app.connect()
             ends.callback(own_engine.close)
             keeper = LeaseKeeper(
                 self.app, self.incarnation, own_engine, lease, self._note_lost_lease
             )
             keeper.start()
             ends.callback(keeper.stop)
-            self._waker = self._broker.listen()
+            self._waker = self._broker.listen(self.queues)
             ends.callback(self._stop_listening)
             ends.callback(self._children.close)  # before the lease ends
             self._children.hand_over(run_file.descriptor)
@@ -407,7 +406,8 @@ class Supervisor:
             self.incarnation.register()
             self._selector.unregister(self._waker)
             self._waker.close()
-            self._waker = self._broker.listen()  # the old one is gone if the store was replaced
+            # The old one is gone if the store was replaced.
+            self._waker = self._broker.listen(self.queues)
             self._selector.register(self._waker, selectors.EVENT_READ)
         except (OperationalError, NodeTaken) as error:
             self._complain(error)

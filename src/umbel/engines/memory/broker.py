@@ -8,6 +8,7 @@ from typing import Final
 
 from umbel import clock
 from umbel.engines.broker import (
+    MAX_PRIORITY,
     Bury,
     Claim,
     Delivery,
@@ -28,6 +29,8 @@ class MemoryBroker:
     """`umbel.engines.broker.Broker` inside one process."""
 
     browsable = True
+    unique_tags = True
+    levels: Sequence[int] = range(MAX_PRIORITY + 1)
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -117,9 +120,12 @@ class MemoryBroker:
         if settlement.follow_ups or isinstance(end, PutBack):
             store.ring("work")
 
-    def listen(self) -> PipeWaker:
+    def listen(self, queues: Sequence[str] = ()) -> PipeWaker:  # noqa: ARG002
         """A waker for work; see the contract."""
         return PipeWaker(self._store, "work")
+
+    def promote(self) -> None:
+        """See the contract; each claim does it."""
 
     def counts(self) -> list[QueueCount]:
         """What lies where; see the contract."""

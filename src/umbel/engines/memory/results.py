@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umbel import states
-from umbel.engines.broker import StoredResult
+from umbel.engines.broker import StoredResult, Waker
 from umbel.engines.memory.store import PipeWaker, Store
 
 
@@ -15,7 +15,7 @@ class MemoryResults:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
+    def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:  # noqa: ARG002
         """Results by id; see the contract."""
         with self._store.lock:
             return {id: found for id in ids if (found := self._store.result(id)) is not None}

@@ -8,6 +8,7 @@ from typing import Final
 
 from umbel import clock
 from umbel.engines.broker import (
+    MAX_PRIORITY,
     Acknowledge,
     Bury,
     Claim,
@@ -87,6 +88,8 @@ class SqliteBroker:
     """`umbel.engines.broker.Broker` on one file."""
 
     browsable = True
+    unique_tags = True
+    levels: Sequence[int] = range(MAX_PRIORITY + 1)
 
     def __init__(
         self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell
@@ -184,9 +187,12 @@ class SqliteBroker:
         accepted = {id(s) for s in held}
         return [s.number for s in settlements if id(s) not in accepted]
 
-    def listen(self) -> FifoWaker:
+    def listen(self, queues: Sequence[str] = ()) -> FifoWaker:  # noqa: ARG002
         """A waker for work; see the contract."""
         return self._work.listen()
+
+    def promote(self) -> None:
+        """See the contract; each claim does it."""
 
     def counts(self) -> list[QueueCount]:
         """What lies where; see the contract."""

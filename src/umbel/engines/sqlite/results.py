@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from umbel import clock, states
-from umbel.engines.broker import StoredResult
+from umbel.engines.broker import StoredResult, Waker
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.wake import Bell, FifoWaker
 
@@ -36,7 +36,7 @@ class SqliteResults:
         self._database = database
         self._bell = bell
 
-    def get(self, ids: Sequence[str]) -> dict[str, StoredResult]:
+    def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:  # noqa: ARG002
         """Results by id; see the contract."""
         if len(ids) == 1:
             rows = self._database.read(

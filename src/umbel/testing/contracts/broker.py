@@ -20,6 +20,7 @@ from umbel.testing.contracts.values import (
     claim_ids,
     claim_one,
     fires,
+    id_of,
     ids_of,
     message,
     messages,
@@ -38,7 +39,8 @@ class BrokerContract(EngineContract):
         broker.publish([Message("é:ü:1", "é:ü", "größe", payload, 7)])
         claim = broker.claim(worker, ["größe"], 1)
         (delivery,) = claim.deliveries
-        assert (delivery.queue, delivery.payload, delivery.priority) == ("größe", payload, 7)
+        assert (delivery.queue, delivery.payload) == ("größe", payload)
+        assert delivery.priority == max(level for level in broker.levels if level <= 7)
         assert delivery.worker == worker
         assert (delivery.deliveries, delivery.suspect, delivery.early) == (0, False, False)
         assert delivery.unknown_since is None
@@ -54,6 +56,8 @@ class BrokerContract(EngineContract):
         assert (claim.deliveries, claim.next_due) == ([], None)
 
     def test_publishing_a_tag_again_leaves_one(self, broker: Broker, worker: int) -> None:
+        if not broker.unique_tags:
+            pytest.skip("only a resend after a lost answer looks for itself")
         broker.publish([message("a"), message("a"), message("b")])
         broker.publish([message("a"), message("c")])
         assert claim_ids(broker, worker) == ["a", "b", "c"]
@@ -61,6 +65,8 @@ class BrokerContract(EngineContract):
     def test_a_resend_of_a_claimed_message_is_no_second_task(
         self, broker: Broker, worker: int
     ) -> None:
+        if not broker.unique_tags:
+            pytest.skip("only a resend after a lost answer looks for itself")
         broker.publish([message("a")])
         delivery = claim_one(broker, worker)
         broker.publish([message("a")])
@@ -71,6 +77,8 @@ class BrokerContract(EngineContract):
     def test_a_resend_of_a_delayed_message_is_no_second_task(
         self, broker: Broker, worker: int
     ) -> None:
+        if not broker.unique_tags:
+            pytest.skip("only a resend after a lost answer looks for itself")
         later = message("a", due=time.time() + FAR)
         broker.publish([later])
         broker.publish([later])
@@ -104,8 +112,17 @@ class BrokerContract(EngineContract):
         broker.publish([message("a", queue="x"), message("b", queue="y", priority=4)])
         broker.publish([message("c", queue="y"), message("d", queue="x", priority=4)])
         broker.publish([message("e", queue="x"), message("f", queue="elsewhere", priority=9)])
-        assert claim_ids(broker, worker, ["x", "y"], limit=4) == ["b", "d", "a", "c"]
-        assert claim_ids(broker, worker, ["x", "y"]) == ["e"]
+        claimed = claim_ids(broker, worker, ["x", "y"], limit=4)
+        claimed += claim_ids(broker, worker, ["x", "y"])
+        # How old a message is among those of another queue, not every engine can tell.
+        assert sorted(claimed[:2]) == ["b", "d"]
+        assert sorted(claimed[2:]) == ["a", "c", "e"]
+        assert claimed.index("a") < claimed.index("e")
+
+    def test_every_queue_gets_its_turn(self, broker: Broker, worker: int) -> None:
+        broker.publish([message(f"{queue}-{n}", queue=queue) for n in range(20) for queue in "xyz"])
+        claimed = [claim_ids(broker, worker, ["x", "y", "z"], limit=1)[0][0] for _ in range(12)]
+        assert Counter(claimed) == {"x": 4, "y": 4, "z": 4}
 
     def test_one_claim_in_16_serves_the_least_urgent_level(
         self, broker: Broker, worker: int
@@ -164,8 +181,7 @@ class BrokerContract(EngineContract):
         first = claim_one(broker, worker)
         broker.settle([settlement(first, PutBack())])
         second = claim_one(broker, worker)
-        assert second.number == first.number
-        assert second.attempt == first.attempt + 1
+        assert (second.number, second.attempt) > (first.number, first.attempt)
 
     def test_who_never_registered_may_not_claim(self, broker: Broker, worker: int) -> None:
         broker.publish([message("a")])
@@ -255,8 +271,7 @@ class BrokerContract(EngineContract):
         assert (x.ready, x.delayed, x.claimed) == (2, 1, 1)
         assert (y.ready, y.delayed, y.claimed, y.oldest) == (0, 0, 1, None)
         assert (empty.paused, x.paused, y.paused) == (True, True, False)
-        assert x.oldest is not None
-        assert before <= x.oldest <= after
+        assert x.oldest is None or before <= x.oldest <= after
 
     # ----------------------------------------------------------------------------------- browse
 
@@ -267,14 +282,15 @@ class BrokerContract(EngineContract):
         held = broker.claim(worker, ["x"], 1).deliveries[0]
         if not broker.browsable:
             pytest.skip("this broker cannot look into its queues")
-        a, c, d = broker.browse("x")
-        assert [waiting.payload for waiting in (a, c, d)] == [b"a", b"c", b"d"]
-        assert (a.number, a.queue, a.priority, a.due) == (held.number, "x", 2, None)
+        a, c, d = sorted(broker.browse("x"), key=id_of)
+        assert [id_of(waiting) for waiting in (a, c, d)] == ["a", "c", "d"]
+        assert (a.number, a.queue, a.due) == (held.number, "x", None)
+        assert a.priority == held.priority
         assert (a.worker, c.worker, d.worker) == (worker, None, None)
         assert (c.due, d.due, a.deliveries) == (due, None, 0)
-        assert abs(a.published - time.time()) < FAR
-        assert [waiting.payload for waiting in broker.browse()] == [b"a", b"b", b"c", b"d"]
-        assert [waiting.payload for waiting in broker.browse(limit=2)] == [b"a", b"b"]
+        assert a.published is None or abs(a.published - time.time()) < FAR
+        assert sorted(map(id_of, broker.browse())) == ["a", "b", "c", "d"]
+        assert len(broker.browse(limit=2)) == 2
         assert broker.browse("elsewhere") == []
         assert claim_ids(broker, worker, ["x"]) == ["d"]
 
@@ -286,9 +302,10 @@ class BrokerContract(EngineContract):
         if not broker.browsable:
             pytest.skip("this broker cannot look into its queues")
         for id in ids:
-            expected = [id.encode()] * (2 if id == "a:b" else 1)
-            assert [waiting.payload for waiting in broker.browse(id=id)] == expected, id
-        assert [waiting.queue for waiting in broker.browse(id="a:b", limit=1)] == ["q"]
+            found = broker.browse(id=id)
+            assert [id_of(waiting) for waiting in found] == [id] * (2 if id == "a:b" else 1)
+        assert {waiting.queue for waiting in broker.browse(id="a:b")} == {"q", "other"}
+        assert len(broker.browse(id="a:b", limit=1)) == 1
         assert broker.browse(id="nobody") == []
 
     # ------------------------------------------------------------------------------------ purge
@@ -315,7 +332,7 @@ class BrokerContract(EngineContract):
     # ----------------------------------------------------------------------------------- wakers
 
     def test_a_waker_fires_on_a_message(self, broker: Broker) -> None:
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             waker.drain()
             assert not fires(waker, 0)
@@ -335,7 +352,7 @@ class BrokerContract(EngineContract):
         broker.publish(messages("ab"))
         a, b = broker.claim(worker, ["q"], 2).deliveries
         state.pause("q")
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             waker.drain()
             broker.settle([settlement(a, PutBack())])
@@ -350,7 +367,7 @@ class BrokerContract(EngineContract):
             waker.close()
 
     def test_a_waker_wakes_a_sleeping_thread(self, broker: Broker) -> None:
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             waker.drain()
             with ThreadPoolExecutor(1) as pool:
@@ -361,7 +378,7 @@ class BrokerContract(EngineContract):
             waker.close()
 
     def test_every_waker_fires_and_a_closed_one_is_no_trouble(self, broker: Broker) -> None:
-        wakers = [broker.listen() for _ in range(3)]
+        wakers = [broker.listen(["q"]) for _ in range(3)]
         try:
             wakers.pop(1).close()
             for waker in wakers:
@@ -373,7 +390,7 @@ class BrokerContract(EngineContract):
                 waker.close()
 
     def test_a_waker_that_nobody_drains_holds_nobody_up(self, broker: Broker) -> None:
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             for n in range(3000):
                 broker.publish([message(f"task-{n}")])
@@ -390,7 +407,7 @@ class BrokerContract(EngineContract):
         self, broker: Broker, worker: int
     ) -> None:
         # Drain, look, sleep: no message may slip through between look and sleep.
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         total = 2000
         try:
             with ThreadPoolExecutor(1) as pool:

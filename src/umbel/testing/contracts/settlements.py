@@ -20,6 +20,7 @@ from umbel.testing.contracts.values import (
     claim_ids,
     claim_one,
     entry,
+    id_of,
     ids_of,
     message,
     messages,
@@ -119,7 +120,7 @@ class SettlementContract(EngineContract):
         held: list[Delivery] = []
         while more := broker.claim(worker, ["q"], 500).deliveries:
             held += more
-        ends = [settlement(d, result=result(d.payload.decode()), history=entry()) for d in held]
+        ends = [settlement(d, result=result(id_of(d)), history=entry()) for d in held]
         assert broker.settle(ends) == []
         assert len(results.get(ids)) == len(state.history(limit=2000)) == 1200
         assert broker.counts() == []
@@ -131,7 +132,11 @@ class SettlementContract(EngineContract):
         a, b = broker.claim(worker, ["q"], 2).deliveries
         broker.publish([message("d")])
         follow_ups = tuple(messages("edc"))  # d lies there: a resend
-        broker.settle([settlement(a, follow_ups=follow_ups), settlement(b, follow_ups=follow_ups)])
+        if broker.unique_tags:
+            ends = [settlement(a, follow_ups=follow_ups), settlement(b, follow_ups=follow_ups)]
+        else:
+            ends = [settlement(a, follow_ups=(follow_ups[0], follow_ups[2])), settlement(b)]
+        broker.settle(ends)
         assert claim_ids(broker, worker) == ["d", "e", "c"]
 
     # --------------------------------------------------------------------------------- put back
@@ -139,7 +144,7 @@ class SettlementContract(EngineContract):
     def test_a_message_keeps_its_place(self, broker: Broker, worker: int) -> None:
         broker.publish([message(id, priority=3) for id in "abc"])
         a, b = broker.claim(worker, ["q"], 2).deliveries
-        broker.publish([message("d", priority=3), message("e", priority=4)])
+        broker.publish([message("d", priority=3), message("e", priority=6)])
         broker.settle([settlement(b, PutBack()), settlement(a, PutBack())])
         assert claim_ids(broker, worker) == ["e", "a", "b", "c", "d"]
 
@@ -150,7 +155,7 @@ class SettlementContract(EngineContract):
         broker.settle([settlement(held, PutBack(deliveries=2, suspect=True, unknown_since=since))])
         held = claim_one(broker, worker, "x")
         assert (held.deliveries, held.suspect, held.unknown_since) == (2, True, since)
-        assert (held.queue, held.priority, held.payload) == ("x", 6, b"a")
+        assert (held.queue, held.priority, id_of(held)) == ("x", 6, "a")
         assert [waiting.deliveries for waiting in broker.browse("x")] == [2]
         broker.settle([settlement(held, PutBack())])  # None: as it was
         held = claim_one(broker, worker, "x")
@@ -269,7 +274,7 @@ class SettlementContract(EngineContract):
         new = claim_one(broker, worker)
         good = settlement(new, result=result("a", meta=b"new"), history=entry("a"))
         stale = settlement(old, result=result("a", meta=b"old"), follow_ups=(message("b"),))
-        assert broker.settle([stale, good]) == [new.number]
+        assert broker.settle([stale, good]) == [old.number]
         assert results.get(["a"])["a"].meta == b"new"
         assert len(state.history()) == 1
         assert broker.counts() == []

@@ -21,6 +21,8 @@ from umbel.testing.contracts.values import (
     claim_one,
     entry,
     fires,
+    id_of,
+    ids_of,
     message,
     messages,
     record,
@@ -145,7 +147,7 @@ class StateStoreContract(EngineContract):
         assert sorted(state.revoke(revoked, until=time.time() + FAR)) == ["a", "d"]
         assert results.get(["a", "b", "d", "nobody"]) == {"a": revoked[0], "d": revoked[1]}
         claim = broker.claim(worker, ["q", "other"], 10)
-        assert [d.payload for d in claim.deliveries] == [b"b", b"c", b"a:b"]
+        assert sorted(ids_of(claim.deliveries)) == ["a:b", "b", "c"]
         assert claim.next_due is None
         assert sorted(state.revocations(0)[1]) == ["a", "d", "nobody"]
 
@@ -239,14 +241,16 @@ class StateStoreContract(EngineContract):
         _bury(engine, worker, ["a", "12345678901234567890123"])
         _bury(engine, worker, ["a"])
         newest, _, oldest = state.dead_letters()
-        assert state.dead_letter("a") == msgspec.structs.replace(newest, payload=b"a")
+        assert state.dead_letter("a") == msgspec.structs.replace(
+            newest, payload=message("a").payload
+        )
         shown = state.dead_letter(str(oldest.number))
-        assert shown == msgspec.structs.replace(oldest, payload=b"a")
+        assert shown == msgspec.structs.replace(oldest, payload=message("a").payload)
         assert state.dead_letter("nobody") is None
         assert state.dead_letter("987654321") is None
         digits = state.dead_letter("12345678901234567890123")
         assert digits is not None
-        assert digits.payload == b"12345678901234567890123"
+        assert id_of(digits) == "12345678901234567890123"
 
     def test_a_replayed_message_starts_anew(self, engine: Engine, worker: int) -> None:
         broker, state = engine.broker, engine.state
@@ -259,7 +263,7 @@ class StateStoreContract(EngineContract):
         held = claim_one(broker, worker, "x")
         broker.settle([settlement(held, bury("a"), result=result("a", "FAILURE"))])
         (letter,) = state.dead_letters()
-        waker = broker.listen()
+        waker = broker.listen(["x"])
         try:
             waker.drain()
             assert state.replay([letter.number, letter.number + 1000]) == 1
@@ -270,7 +274,8 @@ class StateStoreContract(EngineContract):
         assert state.dead_letters() == []
         assert engine.results.get(["a"]) == {}  # pending again
         again = claim_one(broker, worker, "x")
-        assert (again.payload, again.queue, again.priority) == (b"a", "x", 8)
+        assert (id_of(again), again.queue) == ("a", "x")
+        assert again.priority == max(level for level in broker.levels if level <= 8)
         assert (again.deliveries, again.suspect, again.early) == (0, False, False)
         assert again.unknown_since is None
         assert broker.settle([settlement(again, result=result("a"))]) == []
@@ -279,6 +284,8 @@ class StateStoreContract(EngineContract):
     def test_replaying_a_message_that_waits_again_is_no_second_task(
         self, engine: Engine, worker: int
     ) -> None:
+        if not engine.broker.unique_tags:
+            pytest.skip("only a resend after a lost answer looks for itself")
         _bury(engine, worker, "a")
         engine.broker.publish([message("a")])  # its producer sent it again
         engine.state.replay([letter.number for letter in engine.state.dead_letters()])
@@ -370,4 +377,4 @@ def _end(engine: Engine, worker: int, ended: HistoryEntry) -> None:
 def _bury(engine: Engine, worker: int, ids: list[str] | str, *, task: str = "app.add") -> None:
     engine.broker.publish(messages(ids))
     while held := engine.broker.claim(worker, ["q"], 500).deliveries:
-        engine.broker.settle([settlement(d, bury(d.payload.decode(), task=task)) for d in held])
+        engine.broker.settle([settlement(d, bury(id_of(d), task=task)) for d in held])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
 import pytest
 
 from umbel.engines.broker import (
@@ -21,10 +22,14 @@ from umbel.engines.broker import (
     PutBack,
     Settlement,
     StoredResult,
+    Waiting,
     Waker,
 )
 from umbel.engines.results import ResultStore
-from umbel.engines.state import Engine, StateStore, WorkerRecord
+from umbel.engines.state import DeadLetter, Engine, StateStore, WorkerRecord
+from umbel.message import result as result_message
+from umbel.message import task as task_message
+from umbel.message.task import DeliveryInfo, Headers, Properties
 
 FAR: Final = 3600.0
 """Seconds that no test lasts."""
@@ -64,8 +69,11 @@ def message(
     priority: int = 0,
     due: float | None = None,
 ) -> Message:
-    """A message whose payload is its task's id."""
-    return Message(f"{id}:{nonce}", id, queue, id.encode(), priority, due)
+    """A message of a task without arguments."""
+    tag = f"{id}:{nonce}"
+    properties = Properties(id, None, 2, DeliveryInfo("", queue), priority, delivery_tag=tag)
+    payload = task_message.encode(Headers("app.add", id), b"[[],{},{}]", properties)
+    return Message(tag, id, queue, payload, priority, due)
 
 
 def messages(ids: Iterable[str]) -> list[Message]:
@@ -84,11 +92,23 @@ def record(node: str = "celery@host", *, queues: tuple[str, ...] = ("q",)) -> Wo
 def result(
     id: str = "task",
     status: str = "SUCCESS",
-    meta: bytes = b'{"result":3}',
+    meta: bytes | None = None,
     expires: float | None = None,
 ) -> StoredResult:
-    """A result."""
+    """A result; without `meta`, whose first bytes may be anything, one in JSON."""
+    if meta is None:
+        meta = result_message.encode_state(id, status, 3, 1_700_000_000.5)
     return StoredResult(id, status, meta, expires)
+
+
+def timeless(stored: StoredResult) -> StoredResult:
+    """A result without its expiry, which some engines' servers keep to themselves."""
+    return msgspec.structs.replace(stored, expires=None)
+
+
+def look_up(results: ResultStore, *ids: str) -> dict[str, StoredResult]:
+    """The results that are there, without their expiries."""
+    return {id: timeless(stored) for id, stored in results.get(ids).items()}
 
 
 def entry(
@@ -127,7 +147,12 @@ def settlement(
 
 def ids_of(deliveries: Sequence[Delivery]) -> list[str]:
     """The task ids of claimed messages."""
-    return [delivery.payload.decode() for delivery in deliveries]
+    return [id_of(delivery) for delivery in deliveries]
+
+
+def id_of(message: Delivery | Waiting | DeadLetter) -> str:
+    """The task id that a message's headers tell."""
+    return task_message.decode_headers(message.payload).id
 
 
 def claim_one(broker: Broker, worker: int, queue: str = "q") -> Delivery:

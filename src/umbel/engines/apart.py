@@ -1,0 +1,108 @@
+"""Results in another store than the messages: two stores that act as one engine.
+
+There is no step that both share. A result is stored before its message is settled, so a crash in
+between runs the task again and loses nothing; a stale worker's result may replace one that is no
+SUCCESS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from umbel.engines.broker import Broker, Settlement, StoredResult
+from umbel.engines.results import ResultStore
+from umbel.engines.state import Engine, StateStore
+
+
+class ApartEngine:
+    """`umbel.engines.state.Engine`: messages and state in one store, results in another."""
+
+    def __init__(self, messages: Engine, results: Engine) -> None:
+        self._messages = messages
+        self._results = results
+        self.results: ResultStore = results.results
+        self.broker: Broker = _Broker(messages.broker, self.results)
+        self.state: StateStore = _State(messages.state, self.results)
+
+    @property
+    def name(self) -> str:
+        """The name of the store that holds the messages."""
+        return self._messages.name
+
+    @property
+    def run_dir(self) -> Path:
+        """That store's."""
+        return self._messages.run_dir
+
+    def close(self) -> None:
+        """Close both."""
+        self._messages.close()
+        self._results.close()
+
+
+class _Broker:
+    """A broker that stores results elsewhere."""
+
+    def __init__(self, broker: Broker, results: ResultStore) -> None:
+        self._settle = broker.settle
+        self._results = results
+        self.browsable = broker.browsable
+        self.unique_tags = broker.unique_tags
+        self.levels = broker.levels
+        self.publish = broker.publish
+        self.claim = broker.claim
+        self.accept = broker.accept
+        self.listen = broker.listen
+        self.promote = broker.promote
+        self.counts = broker.counts
+        self.browse = broker.browse
+        self.purge = broker.purge
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[int]:
+        """End claims with all that follows; see the contract, and above."""
+        results = [s.result for s in settlements if s.result is not None]
+        if not results:
+            return self._settle(settlements)
+        self._results.put(results)
+        return self._settle([msgspec.structs.replace(s, result=None) for s in settlements])
+
+
+class _State:
+    """A state store whose broker stores results elsewhere."""
+
+    def __init__(self, state: StateStore, results: ResultStore) -> None:
+        self._state = state
+        self._results = results
+        self.register = state.register
+        self.renew = state.renew
+        self.workers = state.workers
+        self.declare_dead = state.declare_dead
+        self.claims = state.claims
+        self.unregister = state.unregister
+        self.revocations = state.revocations
+        self.pause = state.pause
+        self.schedules = state.schedules
+        self.due_schedules = state.due_schedules
+        self.change_schedules = state.change_schedules
+        self.resume = state.resume
+        self.dead_letters = state.dead_letters
+        self.dead_letter = state.dead_letter
+        self.drop = state.drop
+        self.history = state.history
+        self.keep_house = state.keep_house
+
+    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+        """Revoke task ids; see the contract."""
+        waiting = self._state.revoke(results, until=until)
+        gone = set(waiting)
+        self._results.put([result for result in results if result.id in gone])
+        return waiting
+
+    def replay(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back; see the contract."""
+        letters = [self._state.dead_letter(str(number)) for number in numbers]
+        self._results.forget([letter.id for letter in letters if letter is not None])
+        return self._state.replay(numbers)

@@ -1,0 +1,614 @@
+"""The broker on Redis; keys.py describes what lies where."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from umbel import clock, states
+from umbel.engines.broker import (
+    Acknowledge,
+    Bury,
+    Claim,
+    Delivery,
+    LeaseLost,
+    Message,
+    PutBack,
+    QueueCount,
+    Settlement,
+    StoredResult,
+    Waiting,
+)
+from umbel.engines.redis import heads
+from umbel.engines.redis.connection import Command, Server, script
+from umbel.engines.redis.heads import Held
+from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PROMOTER_TTL, Keys
+from umbel.engines.redis.wake import WorkWaker
+
+LEAST_URGENT_EVERY: Final = 16
+"""One claim in so many serves the least urgent level first, so that none starves."""
+PROMOTE: Final = 500
+"""Most delayed messages that one script makes ready, so that nobody else waits long."""
+BATCH: Final = 500
+"""Most settlements of one script."""
+SCAN: Final = 1000
+"""Most envelopes that one script looks at."""
+FEW: Final = 8
+"""So many ids are looked for by the server; for more, the envelopes travel."""
+SAID_EVERY: Final = 60.0
+"""Seconds after which a process says once more that it uses a queue: the server may have been
+replaced by an empty one."""
+PROMOTER_KNOWN: Final = 30.0
+"""Seconds for which a process believes that a worker makes ready what is due; 5 that none does."""
+RESENT: Final = 10_000
+"""How far back in a list a resend looks for itself."""
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+class RedisBroker:
+    """`umbel.engines.broker.Broker` on one database of one server."""
+
+    browsable = True
+    unique_tags = False
+
+    def __init__(self, server: Server, keys: Keys, *, urgent_first: bool = True) -> None:
+        self._server = server
+        self._keys = keys
+        self._levels = list(range(len(keys.steps)))
+        if urgent_first:
+            self._levels.reverse()
+        self._claims = 0
+        self._said: dict[str, float] = {}
+        self._promoter: tuple[bool, float] = (False, 0.0)
+        """Whether there was one, and the monotonic time until which that is believed."""
+        self._token = secrets.token_hex(6)
+        self._tokens = 0
+        self._unanswered: dict[int, str] = {}
+        """By worker: the token of a claim of which nobody knows whether it was made."""
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The priorities that are told apart."""
+        return self._keys.steps
+
+    # ------------------------------------------------------------------ publish
+
+    def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:
+        """Store all messages or none; see the contract."""
+        if not messages:
+            return
+        deadline = time.monotonic() + timeout
+        if any(message.due is not None for message in messages):
+            messages = self.undelayed(messages, timeout)
+        commands = self._publishing(messages)
+        if len(commands) > 1:
+            commands = [("MULTI",), *commands, ("EXEC",)]
+
+        def again(deadline: float) -> Sequence[Command]:
+            rest = [m for m in messages if not self._arrived(m, deadline)]
+            made = self._publishing(rest)
+            return [("MULTI",), *made, ("EXEC",)] if made else []
+
+        self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
+        self.say_used(messages)
+
+    def undelayed(self, messages: Sequence[Message], timeout: float) -> Sequence[Message]:
+        """Messages as they are to be stored: delayed ones only where an Umbel worker lives.
+
+        Without one they go into the list: their time stands in their headers, and a Celery worker
+        waits for it. An Umbel worker that comes delays them then.
+        """
+        there, believed = self._promoter
+        if believed < (now := time.monotonic()):
+            command = ("EXISTS", self._keys.promoter)
+            there = bool(self._server.call([command], timeout, patient=True)[0])
+            self._promoter = there, now + (PROMOTER_KNOWN if there else PROMOTER_KNOWN / 6)
+        if there:
+            return messages
+        return [msgspec.structs.replace(message, due=None) for message in messages]
+
+    def _publishing(self, messages: Sequence[Message]) -> list[Command]:
+        if len(messages) == 1 and messages[0].due is None:  # the short road
+            message = messages[0]
+            return [("LPUSH", self._keys.list(message.queue, message.priority), message.payload)]
+        now = clock.time()
+        ready: dict[str, list[Any]] = {}
+        commands: list[Command] = []
+        for message in messages:
+            if message.due is None or message.due <= now:
+                name = self._keys.list(message.queue, message.priority)
+                ready.setdefault(name, ["LPUSH", name]).append(message.payload)
+            else:
+                due, tags, later = self._keys.delayed(message.queue)
+                member = self.member(message)
+                commands += [
+                    ("ZADD", due, "NX", message.due, member),
+                    ("ZADD", tags, "NX", 0, member),
+                    ("HSETNX", later, member, message.payload),
+                ]
+        return [*map(tuple, ready.values()), *commands]
+
+    def member(self, message: Message) -> str:
+        """What a delayed message is called in its three keys."""
+        return f"{message.tag}\0{self._keys.steps[self._keys.level(message.priority)]}"
+
+    def _arrived(self, message: Message, deadline: float) -> bool:
+        """Whether a message lies in the store, or was there, though its sender got no answer."""
+        keys = self._keys
+        rest = deadline - time.monotonic()
+        (leases,) = self._server.call([("HKEYS", keys.lease)], rest, patient=True)
+        claims = [keys.claims(int(worker)) for worker in leases]
+        name = keys.list(message.queue, message.priority)
+        commands: list[Command] = [
+            ("LPOS", name, message.payload, "MAXLEN", RESENT),
+            ("HEXISTS", keys.delayed(message.queue)[2], self.member(message)),
+            ("EXISTS", keys.result(message.id)),
+        ]
+        if claims:
+            commands.append(script("held")(claims, message.payload))
+        rest = deadline - time.monotonic()
+        place, *others = self._server.call(commands, rest, patient=True)
+        return place is not None or any(others)
+
+    def say_used(self, messages: Sequence[Message]) -> None:
+        """Let others know of the queues: Celery by its bindings, ours by the list of queues."""
+        said, now = self._said, time.monotonic()
+        new = {m.queue for m in messages if said.get(m.queue, 0.0) < now}
+        if new:
+            commands: list[Command] = []
+            for queue in new:
+                binding, permanent, member = self._keys.bindings(queue)
+                commands += [
+                    ("SADD", binding, member),
+                    ("SADD", permanent, member),
+                    ("ZADD", self._keys.queues, clock.time(), queue),
+                ]
+            self._server.call(commands)
+            said.update(dict.fromkeys(new, now + SAID_EVERY))
+
+    # ------------------------------------------------------------------ claim
+
+    def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
+        """Claim ready messages; see the contract."""
+        names = list(dict.fromkeys(queues))
+        self._claims += 1
+        if len(names) > 1:  # each queue is the first in its turn
+            turn = self._claims % len(names)
+            names = names[turn:] + names[:turn]
+        token = self._unanswered.get(worker)
+        if token is None:
+            token = self._unanswered[worker] = self._next_token()
+        keys, levels = self._keys, self._levels
+        named = [keys.lease, keys.paused, keys.counter, keys.notes, keys.claims(worker),
+                 keys.claimed(worker)]  # fmt: skip
+        for name in names:
+            lists = keys.lists(name)
+            named += keys.delayed(name)
+            named += [lists[level] for level in levels]
+        steps = [keys.steps[level] for level in levels]
+        upside_down = int(self._claims % LEAST_URGENT_EVERY == 0)
+        command = script("claim")(
+            named, worker, token, limit, clock.time(), upside_down, PROMOTE, len(levels), *steps,
+            *names,
+        )  # fmt: skip
+        (reply,) = self._server.call([command])
+        del self._unanswered[worker]
+        if reply == 0:
+            raise LeaseLost(worker)
+        version, next_due, chunks, again = reply
+        found = []
+        for first, queue, level, payloads, notes in chunks:
+            known = dict(zip(notes[::2], notes[1::2], strict=True))
+            name, step = names[queue - 1], steps[level - 1]
+            for place, payload in enumerate(payloads):
+                delivery = Delivery(first + place, worker, 1, name, payload, step)
+                if known and (note := known.get(place + 1)) is not None:
+                    (
+                        delivery.deliveries,
+                        delivery.suspect,
+                        delivery.unknown_since,
+                    ) = heads.read_notes(note)
+                found.append(delivery)
+        for number, data in zip(again[::2], again[1::2], strict=True):
+            found.append(heads.delivery(int(number), worker, data))
+        return Claim(found, version, None if next_due is None else float(next_due))
+
+    def _next_token(self) -> str:
+        self._tokens += 1
+        return f"{self._token}.{self._tokens}"
+
+    def accept(self, deliveries: Sequence[Delivery]) -> list[int]:
+        """Acknowledge early; see the contract."""
+        refused: list[int] = []
+        by_worker: defaultdict[int, list[int]] = defaultdict(list)
+        for delivery in deliveries:
+            by_worker[delivery.worker].append(delivery.number)
+        for worker, numbers in by_worker.items():
+            keys = [self._keys.claims(worker), self._keys.early(worker)]
+            refused += map(int, self._server.run("accept", keys, *numbers))
+        for delivery in deliveries:
+            delivery.early = True
+        return refused
+
+    # ------------------------------------------------------------------ settle
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[int]:
+        """End claims with all that follows; see the contract."""
+        refused: list[int] = []
+        for start in range(0, len(settlements), BATCH):
+            part = settlements[start : start + BATCH]
+            held = self._look_up(part)
+            by_worker: defaultdict[int, list[Settlement]] = defaultdict(list)
+            for settlement in part:
+                by_worker[settlement.worker].append(settlement)
+            commands = [self._settling(w, ends, held) for w, ends in by_worker.items()]
+            for reply in self._server.call(commands):
+                refused += [abs(int(number)) for number in reply]
+        queues = [m for s in settlements for m in s.follow_ups]
+        if queues:
+            self.say_used(queues)
+        return refused
+
+    def _look_up(self, settlements: Sequence[Settlement]) -> dict[tuple[int, int], Held]:
+        """What is put back or buried, whose list is not known otherwise."""
+        wanted: defaultdict[int, list[int]] = defaultdict(list)
+        for settlement in settlements:
+            if not isinstance(settlement.end, Acknowledge):
+                wanted[settlement.worker].append(settlement.number)
+        if not wanted:
+            return {}
+        commands = [("HMGET", self._keys.claims(w), *numbers) for w, numbers in wanted.items()]
+        replies = self._server.call(commands)
+        return {
+            (worker, number): heads.read(data)
+            for (worker, numbers), reply in zip(wanted.items(), replies, strict=True)
+            for number, data in zip(numbers, reply, strict=True)
+            if data is not None
+        }
+
+    def _settling(
+        self, worker: int, settlements: Sequence[Settlement], held: dict[tuple[int, int], Held]
+    ) -> Command:
+        names = self._keys
+        keys: list[str] = [
+            names.claims(worker), names.early(worker), names.settled(worker), names.history,
+            names.failed, names.counter, names.dead, names.dead_message, names.notes,
+        ]  # fmt: skip
+        arguments: list[Any] = [self._next_token(), HISTORY_ROWS, NOTES_TTL]
+        now = clock.time()
+        for settlement in settlements:
+            steps: list[Any] = []
+            count = 0
+            end = settlement.end
+            if not isinstance(end, Acknowledge):
+                found = held.get((worker, settlement.number))
+                if found is not None:
+                    count += self._returning(end, found, now, keys, steps)
+            if (result := settlement.result) is not None:
+                keys.append(names.result(result.id))
+                steps += ("r", len(keys), life(result, now), result.meta)
+                steps += self.status_step(result, keys)
+                count += 1
+            for message in settlement.follow_ups:
+                count += self.following(message, now, keys, steps)
+            if (history := settlement.history) is not None:
+                failed = history.state not in {states.SUCCESS, states.IGNORED}
+                steps += ("f" if failed else "h", encode(msgspec.structs.astuple(history)))
+                count += 1
+            # A message gets a new number at each claim, so there is no second attempt of one.
+            number = settlement.number if settlement.attempt == 1 else -settlement.number
+            arguments += (number, count)
+            arguments += steps
+        return script("settle")(keys, *arguments)
+
+    def _returning(
+        self, end: PutBack | Bury, held: Held, now: float, keys: list[str],
+        steps: list[Any],
+    ) -> int:  # fmt: skip
+        """The steps of a message that does not end well; how many they are."""
+        if not isinstance(end, PutBack):
+            charged = held.deliveries if end.deliveries is None else end.deliveries
+            letter = (
+                end.id, end.task, held.queue, end.reason, end.detail, clock.time(), charged
+            )  # fmt: skip
+            steps += ("x", encode(letter), heads.write(held))
+            return 1
+        deliveries = held.deliveries if end.deliveries is None else end.deliveries
+        suspect = held.suspect if end.suspect is None else end.suspect
+        since = held.unknown_since if end.unknown_since is None else end.unknown_since
+        if end.due is None or end.due <= now:
+            keys.append(self._keys.list(held.queue, held.step))
+            steps += ("b", len(keys), held.payload)
+        else:
+            tag = _tag(held.payload)
+            keys += self._keys.delayed(held.queue)
+            steps += ("d", len(keys) - 2, f"{tag}\0{held.step}", end.due, held.payload)
+        if not (deliveries or suspect or since):
+            return 1
+        steps += ("n", heads.digest(held.payload), heads.write_notes(deliveries, suspect, since))
+        return 2
+
+    def following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
+        """The step that publishes a message within a script; how many they are."""
+        if message.due is None or message.due <= now:
+            keys.append(self._keys.list(message.queue, message.priority))
+            steps += ("l", len(keys), message.payload)
+        else:
+            keys += self._keys.delayed(message.queue)
+            steps += ("d", len(keys) - 2, self.member(message), message.due, message.payload)
+        return 1
+
+    def status_step(self, result: StoredResult, keys: list[str]) -> tuple[Any, ...]:
+        """Index and value of a status that its meta's first bytes do not tell."""
+        if result.meta[:1] == b"{":
+            return (0, "")
+        keys.append(self._keys.status(result.id))
+        return (len(keys), result.status)
+
+    # ------------------------------------------------------------------ wake
+
+    def listen(self, queues: Sequence[str] = ()) -> WorkWaker:
+        """A waker for work; see the contract."""
+        keys = [self._keys.paused, self._keys.revoked]
+        for queue in queues:
+            keys += self._keys.lists(queue)
+            keys.append(self._keys.delayed(queue)[0])
+        return WorkWaker(self._server, keys)
+
+    def promote(self) -> None:
+        """Make ready what is due in any queue; see the contract."""
+        there = ("SET", self._keys.promoter, 1, "EX", PROMOTER_TTL)
+        self._server.call([there])
+        queues = self.queues()
+        looks = [("ZRANGE", self._keys.delayed(q)[0], 0, 0, "WITHSCORES") for q in queues]
+        now = clock.time()
+        for queue, first in zip(queues, self._server.call(looks) if looks else (), strict=True):
+            if first and float(first[1]) <= now:
+                keys = [*self._keys.delayed(queue), *self._keys.lists(queue)]
+                while self._server.run("promote", keys, now, PROMOTE, *self._keys.steps) == PROMOTE:
+                    pass
+
+    # ------------------------------------------------------------------ look
+
+    def queues(self) -> list[str]:
+        """The queues that anybody has named."""
+        keys = self._keys
+        named, records, paused = self._server.call(
+            [("ZRANGE", keys.queues, 0, -1), ("HVALS", keys.worker), ("SMEMBERS", keys.paused)]
+        )
+        found = {name.decode() for name in (*named, *paused)}
+        for record in records:
+            found.update(msgspec.json.decode(record, type=_Consumer).queues)
+        return sorted(found)
+
+    def counts(self) -> list[QueueCount]:
+        """What lies where; see the contract."""
+        keys, queues = self._keys, self.queues()
+        commands: list[Command] = [("SMEMBERS", keys.paused), ("HKEYS", keys.lease)]
+        for queue in queues:
+            commands.append(("ZCARD", keys.delayed(queue)[0]))
+            for name in keys.lists(queue):
+                commands += [("LLEN", name), ("LINDEX", name, -1)]
+        paused, workers, *replies = self._server.call(commands)
+        held: dict[str, int] = {}
+        if workers:
+            reply = self._server.run("held", [keys.claims(int(w)) for w in workers])
+            held = {q.decode(): n for q, n in zip(reply[::2], reply[1::2], strict=True)}
+        halted = {name.decode() for name in paused}
+        found = []
+        for queue in dict.fromkeys([*queues, *held]):
+            if queue not in queues:
+                found.append(QueueCount(queue, 0, 0, held[queue], None, queue in halted))
+                continue
+            delayed, *lists = replies[: 1 + 2 * len(keys.steps)]
+            del replies[: 1 + 2 * len(keys.steps)]
+            ready = sum(lists[::2])
+            ages = [t for p in lists[1::2] if p is not None and (t := heads.published(p))]
+            claimed = held.get(queue, 0)
+            if ready or delayed or claimed or queue in halted:
+                oldest = min(ages, default=None)
+                found.append(QueueCount(queue, ready, delayed, claimed, oldest, queue in halted))
+        return sorted(found, key=lambda count: count.queue)
+
+    def browse(
+        self, queue: str | None = None, *, id: str | None = None, limit: int = 100
+    ) -> list[Waiting]:
+        """Messages without claiming them; see the contract."""
+        queues = self.queues() if queue is None else [queue]
+        found: list[Waiting] = []
+        if id is not None:
+            found = self._find_ready(queues, [id]) + self._find_delayed(queues, [id])
+        else:
+            for name in queues:
+                found += self._browse_queue(name, limit)
+        # Claims come last: what was claimed meanwhile is then seen twice, not never.
+        claimed = self._browse_claims(queue)
+        if id is not None:
+            claimed = [w for w in claimed if (h := heads.headers(w.payload)) and h.id == id]
+        moved = {waiting.payload for waiting in claimed}
+        return (claimed + [waiting for waiting in found if waiting.payload not in moved])[:limit]
+
+    def _browse_claims(self, queue: str | None) -> list[Waiting]:
+        (workers,) = self._server.call([("HKEYS", self._keys.lease)])
+        if not workers:
+            return []
+        replies = self._server.call([("HGETALL", self._keys.claims(int(w))) for w in workers])
+        found = []
+        for worker, fields in zip(workers, replies, strict=True):
+            for number, data in zip(fields[::2], fields[1::2], strict=True):
+                held = heads.read(data)
+                if queue in {None, held.queue}:
+                    found.append(
+                        Waiting(
+                            int(number), held.queue, held.step, None, held.payload,
+                            heads.published(held.payload), int(worker), held.deliveries,
+                        )
+                    )  # fmt: skip
+        return sorted(found, key=lambda waiting: waiting.number or 0)
+
+    def _browse_queue(self, queue: str, limit: int) -> list[Waiting]:
+        keys = self._keys
+        due, _, later = keys.delayed(queue)
+        commands: list[Command] = [("LRANGE", name, -limit, -1) for name in keys.lists(queue)]
+        *lists, members = self._server.call(
+            [*commands, ("ZRANGE", due, 0, limit - 1, "WITHSCORES")]
+        )
+        found: list[tuple[int, bytes, float | None]] = [
+            (keys.steps[level], payload, None)
+            for level in reversed(range(len(lists)))
+            for payload in reversed(lists[level])
+        ]
+        if members:
+            (payloads,) = self._server.call([("HMGET", later, *members[::2])])
+            found += [
+                (int(member.rpartition(b"\0")[2]), payload, float(score))
+                for member, score, payload in zip(
+                    members[::2], members[1::2], payloads, strict=True
+                )
+                if payload is not None
+            ]
+        return self._waiting(queue, found[:limit])
+
+    def _waiting(
+        self, queue: str, found: Sequence[tuple[int, bytes, float | None]]
+    ) -> list[Waiting]:
+        """Messages that nobody holds, with what was noted of them."""
+        if not found:
+            return []
+        digests = [heads.digest(payload) for _, payload, _ in found]
+        (notes,) = self._server.call([("HMGET", self._keys.notes, *digests)])
+        return [
+            Waiting(
+                None, queue, step, due, payload, heads.published(payload), None,
+                0 if note is None else heads.read_notes(note)[0],
+            )
+            for (step, payload, due), note in zip(found, notes, strict=True)
+        ]  # fmt: skip
+
+    def _find_ready(self, queues: Sequence[str], ids: Sequence[str]) -> list[Waiting]:
+        """The ready messages of some tasks: all lists are looked through, part by part."""
+        wanted, texts = set(ids), ids if len(ids) <= FEW else ()
+        found: list[Waiting] = []
+        for queue in queues:
+            for step, name in zip(self._keys.steps, self._keys.lists(queue), strict=True):
+                mine: dict[bytes, None] = {}
+                start = 0
+                while True:
+                    # From the newest end: what is pushed meanwhile shifts the rest towards us.
+                    last = start + SCAN - 1
+                    looked, *payloads = self._server.run("scan", [name], start, last, *texts)
+                    for payload in payloads:
+                        head = heads.headers(payload)
+                        if head is not None and head.id in wanted:
+                            mine[payload] = None
+                    if looked < SCAN:
+                        break
+                    start += SCAN
+                rows = [(step, payload, None) for payload in reversed(mine)]
+                found += self._waiting(queue, rows)
+        return found
+
+    def _find_delayed(self, queues: Sequence[str], ids: Sequence[str]) -> list[Waiting]:
+        """The delayed messages of some tasks."""
+        pairs = [(queue, id) for queue in queues for id in ids]
+        if not pairs:
+            return []
+        replies = self._server.call(
+            [("ZRANGEBYLEX", self._keys.delayed(q)[1], f"[{id}:", f"({id};") for q, id in pairs]
+        )
+        found = []
+        for (queue, id), members in zip(pairs, replies, strict=True):
+            for member in members:
+                tag, _, step = member.decode().rpartition("\0")
+                if tag.rpartition(":")[0] != id:
+                    continue
+                due, _, later = self._keys.delayed(queue)
+                score, payload = self._server.call(
+                    [("ZSCORE", due, member), ("HGET", later, member)]
+                )
+                if payload is not None and score is not None:
+                    found += self._waiting(queue, [(int(step), payload, float(score))])
+        return found
+
+    def revoke_waiting(self, results: Sequence[StoredResult]) -> list[str]:
+        """Take the waiting messages of revoked tasks out; the ids of those that there were."""
+        queues = self.queues()
+        ids = [result.id for result in results]
+        messages: defaultdict[str, list[Waiting]] = defaultdict(list)
+        for waiting in self._find_ready(queues, ids) + self._find_delayed(queues, ids):
+            head = heads.headers(waiting.payload)
+            if head is not None:
+                messages[head.id].append(waiting)
+        now = clock.time()
+        commands = []
+        gone = [result for result in results if result.id in messages]
+        for result in gone:
+            keys = [self._keys.result(result.id), self._keys.status(result.id)]
+            status = "" if result.meta[:1] == b"{" else result.status
+            arguments: list[Any] = [life(result, now), result.meta, status]
+            for waiting in messages[result.id]:
+                if waiting.due is None:
+                    keys.append(self._keys.list(waiting.queue, waiting.priority))
+                    arguments += ("l", len(keys), waiting.payload)
+                else:
+                    keys += self._keys.delayed(waiting.queue)
+                    member = f"{_tag(waiting.payload)}\0{waiting.priority}"
+                    arguments += ("d", len(keys) - 2, member)
+            commands.append(script("remove")(keys, *arguments))
+        replies = self._server.call(commands) if commands else []
+        return [result.id for result, count in zip(gone, replies, strict=True) if count]
+
+    def purge(self, queues: Sequence[str]) -> int:
+        """Drop what waits; see the contract."""
+        gone = 0
+        for queue in queues:
+            due, tags, later = self._keys.delayed(queue)
+            lists = self._keys.lists(queue)
+            replies = self._server.call(
+                [("MULTI",), *(("LLEN", name) for name in lists), ("ZCARD", due),
+                 ("UNLINK", *lists, due, tags, later), ("EXEC",)]
+            )  # fmt: skip
+            gone += sum(replies[-1][:-1])
+        return gone
+
+
+class _Consumer(msgspec.Struct):
+    """Of a worker's record, what matters here."""
+
+    queues: tuple[str, ...]
+
+
+class _Properties(msgspec.Struct):
+    delivery_tag: str
+
+
+class _Tagged(msgspec.Struct):
+    properties: _Properties
+
+
+_decode_tag = msgspec.json.Decoder(_Tagged).decode
+
+
+def _tag(payload: bytes) -> str:
+    """The tag by which a delayed message is found: `<id>:<nonce>`."""
+    head = heads.headers(payload)
+    id = "" if head is None else head.id
+    try:
+        tag = _decode_tag(payload).properties.delivery_tag
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        tag = ""
+    if tag.rpartition(":")[0] == id:
+        return tag
+    # A Celery producer's tag is a UUID of its own; what is no message goes by its digest.
+    return f"{id}:{tag or heads.digest(payload)}"
+
+
+def life(result: StoredResult, now: float) -> int | str:
+    """Milliseconds for which a result is kept, as the server counts them; '' for ever."""
+    return "" if result.expires is None else max(0, round((result.expires - now) * 1000))

@@ -1,0 +1,95 @@
+"""The result store on Redis, in Celery's keys and bytes; see keys.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from umbel import clock, states
+from umbel.engines.broker import StoredResult, Waker
+from umbel.engines.redis.broker import life
+from umbel.engines.redis.connection import Command, Server, script
+from umbel.engines.redis.keys import Keys
+from umbel.engines.redis.wake import ResultWaker
+from umbel.exceptions import DecodeError
+from umbel.message import format as meta_format
+
+BATCH: Final = 500
+"""Most results of one command."""
+
+
+class _Status(msgspec.Struct):
+    status: str
+
+
+_decode = msgspec.json.Decoder(_Status).decode
+
+
+class RedisResults:
+    """`umbel.engines.results.ResultStore` on one database of one server."""
+
+    def __init__(self, server: Server, keys: Keys) -> None:
+        self._server = server
+        self._keys = keys
+
+    def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:
+        """Results by id; see the contract."""
+        tracker = waker if isinstance(waker, ResultWaker) else None
+        names = {self._keys.result(id).encode(): id for id in ids}
+        if tracker is not None:
+            names = {name: id for name, id in names.items() if name not in tracker.armed}
+        found: dict[str, StoredResult] = {}
+        every = list(names)
+        for start in range(0, len(every), BATCH):
+            part = every[start : start + BATCH]
+            command: Command = ("MGET", *part)
+            replies = None if tracker is None else tracker.read([command], part)
+            values = (self._server.call([command]) if replies is None else replies)[0]
+            for name, meta in zip(part, values, strict=True):
+                if meta is not None:
+                    id = names[name]
+                    found[id] = StoredResult(id, self._status(id, meta), meta)
+        return found
+
+    def _status(self, id: str, meta: bytes) -> str:
+        if meta[:1] == b"{":
+            try:
+                return _decode(meta).status
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                return states.PENDING  # no result of a task
+        (status,) = self._server.call([("GET", self._keys.status(id))])
+        if status is not None:
+            return str(status.decode())
+        try:  # a Celery worker has stored it, compressed
+            return str(meta_format.read(meta, meta_format.PLAIN)["status"])
+        except (DecodeError, KeyError, TypeError):
+            return states.PENDING
+
+    def put(self, results: Sequence[StoredResult], *, timeout: float = 5.0) -> None:
+        """Store results; see the contract."""
+        now = clock.time()
+        for start in range(0, len(results), BATCH):
+            keys: list[str] = []
+            arguments: list[Any] = []
+            for result in results[start : start + BATCH]:
+                keys.append(self._keys.result(result.id))
+                arguments += (len(keys), life(result, now), result.meta)
+                if result.meta[:1] == b"{":
+                    arguments += (0, "")
+                else:
+                    keys.append(self._keys.status(result.id))
+                    arguments += (len(keys), result.status)
+                arguments.append(int(result.status not in states.READY_STATES))
+            self._server.call([script("put")(keys, *arguments)], timeout)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove results; see the contract."""
+        names = [name for id in ids for name in (self._keys.result(id), self._keys.status(id))]
+        for start in range(0, len(names), BATCH):
+            self._server.call([("UNLINK", *names[start : start + BATCH])])
+
+    def listen(self) -> ResultWaker:
+        """A waker for results; see the contract."""
+        return ResultWaker(self._server)

@@ -1,0 +1,51 @@
+"""The same tasks for Celery and for Umbel: `WHICH` says whose worker has this module as its app."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+WHICH = os.environ.get("INTEROP_PEER", "umbel")
+URL = os.environ.get("INTEROP_URL", "redis://127.0.0.1:6379/13")
+
+
+def make_app(which: str, url: str) -> Any:
+    """An app of one of the two, with the tasks."""
+    kind = getattr(importlib.import_module(which), "App" if which == "umbel" else "Celery")
+    app = kind("interop", broker=url, backend=url)
+    app.conf.update(
+        accept_content=["json", "pickle", "yaml", "msgpack"],
+        task_default_queue="interop",
+        result_extended=True,
+    )
+
+    @app.task(shared=False, name="interop.who")
+    def who(*args: Any, **kwargs: Any) -> list[Any]:
+        return [which, args, kwargs]
+
+    @app.task(shared=False, name="interop.fail")
+    def fail(*args: Any) -> None:
+        raise ValueError(*args)
+
+    @app.task(shared=False, name="interop.again", bind=True, max_retries=5)
+    def again(self: Any, times: int) -> list[Any]:
+        if self.request.retries < times:
+            raise self.retry(countdown=0.2)
+        return [which, self.request.retries, self.request.id]
+
+    @app.task(shared=False, name="interop.about", bind=True)
+    def about(self: Any) -> dict[str, Any]:
+        request = self.request
+        return {
+            "who": which, "id": request.id, "root_id": request.root_id,
+            "parent_id": request.parent_id, "correlation_id": request.correlation_id,
+            "queue": request.delivery_info["routing_key"], "retries": request.retries,
+            "expires": request.expires, "eta": request.eta, "argsrepr": request.argsrepr,
+            "timelimit": request.timelimit, "lang": "py",
+        }  # fmt: skip
+
+    return app
+
+
+app = make_app(WHICH, URL) if "INTEROP_PEER" in os.environ else None
