@@ -33,6 +33,7 @@ def delivery_of(task: Task[..., Any], **options: Any) -> Delivery:
     """A message of a task as a worker claims it."""
     result = task.apply_async(**options)
     (waiting,) = app.engine.broker.browse(id=result.id)
+    assert waiting.number is not None
     return Delivery(waiting.number, 1, 1, waiting.queue, waiting.payload)
 
 
