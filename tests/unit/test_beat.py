@@ -547,6 +547,24 @@ def test_many_schedulers_fire_each_tick_once(make: Callable[..., App], seed: str
     }
 
 
+def test_one_whose_entry_was_edited_lets_nobody_wait(make: Callable[..., App]) -> None:
+    app = make()
+    for name in "ab":
+        app.schedules.add(name, 10, "t")
+    scheduler, store = start(app), open_store(app)
+    stale = store.due_schedules(START + 10, 10)
+    app.schedules.edit("a", args=[1])
+    scheduler._store = SimpleNamespace(
+        due_schedules=lambda *_: stale, change_schedules=store.change_schedules
+    )
+    set_clock(START + 10)
+    scheduler.turn()
+    assert (ticks(app), scheduler._patience) == ([("b", 10)], 0.0)
+    scheduler._store = store
+    turn_at(scheduler, 10.1)
+    assert ticks(app) == [("a", 10)]
+
+
 def test_one_that_was_refused_lets_its_neighbours_go_first(make: Callable[..., App]) -> None:
     app = make(beat_schedule={"a": {"task": "t", "schedule": 10}})
     quick, slow = start(app), start(app)
@@ -714,6 +732,22 @@ def test_every_schedule_is_the_same_when_it_is_read_back(
     assert app.schedules.get("declared").schedule == app.schedules.get("added").schedule
 
 
+def test_an_edit_loses_no_tick_that_is_due(make: Callable[..., App]) -> None:
+    entry = {"task": "t", "schedule": 10}
+    app = make(beat_schedule={"declared": entry})
+    scheduler = start(app)
+    app.schedules.add("added", 10, "t")
+    set_clock(START + 13)  # a little late
+    assert app.schedules.edit("added", schedule=4).due == datetime.fromtimestamp(START + 10, UTC)
+    app.conf.beat_schedule = {"declared": entry | {"schedule": 5}}
+    scheduler = start(app)
+    for second in range(13, 20):
+        turn_at(scheduler, second)
+    assert ticks(app) == [
+        ("added", 10), ("added", 14), ("added", 18), ("declared", 10), ("declared", 15),
+    ]  # fmt: skip
+
+
 def test_what_the_store_cannot_say_is_refused(make: Callable[..., App]) -> None:
     app = make()
     for part in ({"schedule": Odd()}, {"schedule": 1, "args": [object()]},
@@ -812,7 +846,8 @@ def test_coming_times_are_in_the_entrys_zone(make: Callable[..., App]) -> None:
     assert [str(at) for at in app.schedules.next("there", 2)] == [
         "2026-06-11 02:30:00-04:00", "2026-06-12 02:30:00-04:00",
     ]  # fmt: skip
-    app.schedules.edit("there", schedule="30 2 * * *")
+    app.schedules.remove("there")
+    app.schedules.add("there", "30 2 * * *", "t", timezone="America/New_York")
     assert [str(at) for at in app.schedules.next("there", 2)] == [
         "2027-03-14 03:00:00-04:00", "2027-03-15 02:30:00-04:00",
     ]  # fmt: skip

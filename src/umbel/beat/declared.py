@@ -55,7 +55,8 @@ def read_declared(app: App) -> dict[str, Entry]:
 def follow(app: App, store: ScheduleStore, entries: Mapping[str, Entry]) -> None:
     """Let the records be as the code says: add, change, and remove what it declares no more.
 
-    Whose entry has not changed keeps its due time, so that what came due meanwhile is made up for.
+    Whose times have not changed keeps its due time, and so does what is due already, so that what
+    came due meanwhile is made up for.
     """
     owner = owner_of(app)
     for _ in range(ATTEMPTS):
@@ -104,7 +105,8 @@ def _follow_one(
         )
         return None
     changed = msgspec.structs.replace(body, definition=msgspec.Raw(definition), error=None)
-    if _keeps_times(app, entry, old):
+    overdue = record.due is not None and record.due <= now
+    if overdue or _keeps_times(app, entry, old):
         return records.change(record, changed, record.due)
     coming = _start(entry, max(now, body.last or 0.0))
     if body.paused:

@@ -146,7 +146,9 @@ class Scheduler:
 
     def _fire(self, steps: list[Step]) -> None:
         refused = self._store_steps(steps)
-        self._patience = random.uniform(*PATIENCE) if refused else 0.0  # noqa: S311
+        # If only some are refused, somebody has edited those.
+        outrun = len(refused) == len(steps)
+        self._patience = random.uniform(*PATIENCE) if outrun else 0.0  # noqa: S311
         for change, task in steps:
             if change.name in refused or not change.messages:
                 continue

@@ -146,7 +146,10 @@ class Schedules:
         misfire_limit: int = UNSET,
         jitter: float | timedelta = UNSET,
     ) -> PeriodicTask:
-        """Change what is given. With another schedule or zone its times start afresh from now."""
+        """Change what is given. With another schedule or zone its times start afresh from now.
+
+        A tick that is due already, and has not been fired yet, is still fired.
+        """
         given = {
             "task": task, "args": args, "kwargs": kwargs, "options": options, "timezone": timezone,
             "misfire": misfire, "misfire_limit": misfire_limit, "jitter": jitter,
@@ -169,7 +172,10 @@ class Schedules:
             )
             if same_times(new, old):
                 return records.change(record, changed, record.due)
-            due = self._first_due(new, max(clock.time(), body.last or 0.0))
+            now = clock.time()
+            if record.due is not None and record.due <= now:
+                return records.change(record, changed, record.due)  # that tick has come already
+            due = self._first_due(new, max(now, body.last or 0.0))
             if body.paused:
                 return records.change(record, msgspec.structs.replace(changed, held=due), None)
             return records.change(record, changed, due)
