@@ -142,7 +142,7 @@ class ManyOptions(RetryOptions, total=False):
     None takes the task's own default away (`time_limit`, `expires`, `priority`, `queue`, …).
     """
 
-    countdown: float | None
+    countdown: float | timedelta | None
     """Seconds from now before which it does not run; wins over `eta`."""
     eta: Moment | None
     """When it may run at the earliest."""

@@ -15,6 +15,8 @@ from umbel.app.many import Many
 from umbel.exceptions import ImproperlyConfigured, Retry, UmbelWarning
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from typing_extensions import ParamSpec, TypeVar
 
     from umbel.app.app import App
@@ -415,7 +417,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
         exc: BaseException | None = None,
         throw: bool = True,
         eta: Moment | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         max_retries: int | None = None,
         **options: Unpack[RetryOptions],
     ) -> Retry:
@@ -447,12 +449,13 @@ class Task(Handlers, Many[R], Generic[P, R]):
         if countdown is None and eta is None:
             countdown = self.default_retry_delay
         due = due_time(self.name, self.app.conf, countdown, eta)
-        request.retry = plan_retry(self, request, exc, due, args, kwargs, options)
-        from datetime import UTC, datetime
+        from datetime import UTC, datetime, timedelta
 
         at = None if due is None else datetime.fromtimestamp(due, UTC)
-        when = at if countdown is None else countdown
-        outcome = Retry(f"Retry of {self.name}: {exc!r}" if exc else "Retry", exc, when)
+        seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        when = at if seconds is None else seconds
+        request.retry = plan_retry(self, request, exc, due, when, args, kwargs, options)
+        outcome = Retry(None, exc, when)
         if throw:
             raise outcome from exc
         return outcome

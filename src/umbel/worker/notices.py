@@ -79,9 +79,9 @@ class Notices:
             return
         text = f"{stacks}{type(error).__module__}.{type(error).__qualname__}: {error}\n"
         request = request_of(self._app, delivery, headers, self._node)
-        reason = (
-            Retry("", error) if state == states.RETRY and isinstance(error, Exception) else error
-        )
+        reason = error
+        if state == states.RETRY:
+            reason = Retry(None, error, task.default_retry_delay)
         self._unstored.append(Notice(steps, request, state, reason, ExceptionInfo(error, text)))
 
     def tell(self) -> None:
