@@ -245,6 +245,7 @@ class Supervisor:
         if child.link.at_end and not child.killed:
             # It is ending, or its task has closed the worker's descriptors: no outcome can come.
             self._selector.unregister(child.link)
+            child.cut = True
             self._children.kill(child)
 
     def _reap(self) -> bool:
@@ -274,7 +275,7 @@ class Supervisor:
         status = report["status"]
         cold = self.shutdown.how == "cold" and child.killed
         self._ends.by_death(child, status, report["memory"], cold=cold)
-        expected = child.told_to_end or child.killed
+        expected = child.told_to_end or (child.killed and not child.cut)
         self._drop_child(child)
         if self.shutdown.how is not None:
             return
