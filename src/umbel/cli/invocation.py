@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from umbel.cli.errors import FAILURE, USAGE, Refusal
+from umbel.cli.errors import FAILURE, UNAVAILABLE, USAGE, Refusal
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -245,13 +245,32 @@ class Target:
     @property
     def exists(self) -> bool:
         """Whether there is a store yet; opening one that is a file would make it."""
-        return urlsplit(self.app.broker_url).scheme != "sqlite" or os.path.exists(self.store.name)
+        if urlsplit(self.app.broker_url).scheme != "sqlite":
+            return True
+        try:
+            os.stat(self.store.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except PermissionError as error:
+            raise Refusal(_explain_denial(self.store.name), UNAVAILABLE) from error
+        return True
 
     def line(self, *words: str) -> str:
         """What to type for another command on this app."""
         import shlex
 
         return shlex.join(["umbel", *self.typed, *words])
+
+
+def _explain_denial(store: str) -> str:
+    folder = os.path.dirname(store)
+    owner = "another user"
+    with contextlib.suppress(OSError, KeyError):  # a user without a name
+        owner = f"the user {Path(folder).owner()}"
+    return (
+        f"The store {store} belongs to {owner}, and nobody else may open it. Run this as that "
+        "user: all processes that share a store have to be of one."
+    )
 
 
 def announce(target: Target) -> bool:
