@@ -198,6 +198,8 @@ class Invocation:
         lines.append(
             f"Looked for `= App(` and `= Celery(` of umbel in: {shown or 'no Python file'}"
         )
+        for path, line, wrong in found.broken:
+            lines.append(f"{path.relative_to(found.folder)}, line {line}: {wrong}")
         for app in found.foreign:
             place = f"{app.path.relative_to(found.folder)} (line {app.line})"
             lines.append(f"{place} makes an app of celery: import it from umbel instead")
