@@ -229,3 +229,13 @@ def test_a_file_that_does_not_parse_is_named(empty: Project) -> None:
     empty.write("tasks.py", "from umbel import App\napp = App('x')\n\ndef add(:\n")
     complaint = empty.refuse("queues", code=64)
     assert "\ntasks.py, line 4: invalid syntax\n" in complaint
+
+
+def test_a_configuration_beside_one_that_the_app_names_is_refused(empty: Project) -> None:
+    empty.write("one.py", "task_time_limit = 5\n")
+    empty.write("two.py", "task_time_limit = 6\n")
+    empty.write("tasks.py", "from umbel import App\napp = App('x', config_source='one')\n")
+    complaint = empty.refuse("--config", "two", "report", code=64)
+    assert "--config two would have no effect: the app tasks:app names its own" in complaint
+    empty.write("tasks.py", "from umbel import App\napp = App('x')\n")
+    assert "task_time_limit" in empty.say("--config", "two", "report")

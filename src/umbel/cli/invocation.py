@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from umbel.cli.errors import FAILURE, UNAVAILABLE, USAGE, Refusal
+from umbel.cli.errors import FAILURE, INTERRUPTED, UNAVAILABLE, USAGE, Refusal
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -126,7 +126,7 @@ class Invocation:
         return tuple(word for name, value in options.items() if value for word in (name, value))
 
     def _find(self) -> tuple[App, str]:
-        from umbel.app.loading import AppNotFound, find_app, survey
+        from umbel.app.loading import DEFAULT_APP, AppNotFound, find_app, survey
 
         folder = os.getcwd()
         if sys.path[0] != folder:
@@ -142,6 +142,12 @@ class Invocation:
             message = f"The app {name} could not be imported; the error is its own, above."
             raise _refusal(error, message) from error
         app.set_current()
+        if self.config is not None and app.conf.has_source and place != DEFAULT_APP:
+            raise Refusal(
+                f"--config {self.config} would have no effect: the app {place} names its own "
+                "configuration (config_source, config_from_object). Leave the option out.",
+                USAGE,
+            )
         self._read_settings(app, place)
         return app, place
 
@@ -273,6 +279,12 @@ def _explain_denial(store: str) -> str:
         f"The store {store} belongs to {owner}, and nobody else may open it. Run this as that "
         "user: all processes that share a store have to be of one."
     )
+
+
+def interruption(target: Target, id: str) -> Refusal:
+    """What Ctrl-C says to somebody who waits for a task."""
+    again = target.line("result", id, "--wait")
+    return Refusal(f"Interrupted. The task {id} stays as it is: {again}", INTERRUPTED, id=id)
 
 
 def announce(target: Target) -> bool:

@@ -13,7 +13,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from umbel import clock, signals
@@ -443,7 +443,7 @@ class Supervisor:
             self.options.app_name,
             import_path(),
             self.incarnation.node,
-            self.options.log,
+            replace(self.options.log, node=self.incarnation.node),
             list(self.options.include),
             dict(self.options.settings),
             bool(self._max_memory),
