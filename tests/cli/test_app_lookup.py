@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Project
 from umbel.app.loading import survey
@@ -201,3 +204,38 @@ def test_a_module_of_the_line_with_an_error_shows_it(project: Project) -> None:
     complaint = project.refuse("worker", "-I", "more", code=1)
     assert "more.py" in complaint
     assert "No module named 'nowhere'" in complaint
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("./tasks", "-A tasks"),
+        ("tasks.py", "-A tasks"),
+        ("x/tasks.py", "-A x.tasks"),
+        ("x/tasks.py:app", "-A x.tasks:app"),
+        ("../x/tasks.py", "--workdir ../x -A tasks"),
+        (":app", "-A MODULE:app"),
+        ("x/my-tasks.py", "-A MODULE:APP"),
+    ],
+)
+def test_a_path_is_answered_with_the_right_spelling(
+    project: Project, given: str, right: str
+) -> None:
+    complaint = project.refuse("-A", given, "queues", code=64)
+    assert re.search(rf"rite {re.escape(right)}\.?$", complaint.splitlines()[0]), complaint
+
+
+def test_a_file_that_does_not_parse_is_named(empty: Project) -> None:
+    empty.write("tasks.py", "from umbel import App\napp = App('x')\n\ndef add(:\n")
+    complaint = empty.refuse("queues", code=64)
+    assert "\ntasks.py, line 4: invalid syntax\n" in complaint
+
+
+def test_a_configuration_beside_one_that_the_app_names_is_refused(empty: Project) -> None:
+    empty.write("one.py", "task_time_limit = 5\n")
+    empty.write("two.py", "task_time_limit = 6\n")
+    empty.write("tasks.py", "from umbel import App\napp = App('x', config_source='one')\n")
+    complaint = empty.refuse("--config", "two", "report", code=64)
+    assert "--config two would have no effect: the app tasks:app names its own" in complaint
+    empty.write("tasks.py", "from umbel import App\napp = App('x')\n")
+    assert "task_time_limit" in empty.say("--config", "two", "report")

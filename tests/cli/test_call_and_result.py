@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import uuid
 from pathlib import Path
@@ -292,3 +294,38 @@ def test_errors_are_json_before_the_command_too(project: Project) -> None:
     assert done.returncode == 64
     assert json.loads(done.stdout)["error"]["exit_code"] == 64
     assert done.stderr == ""
+
+
+def test_whoever_waits_is_told_the_id_and_may_leave(project: Project) -> None:
+    error = project.ask("call", "tasks.add", "1", "2", "--wait", "--timeout", "0.1", code=1)
+    id = error["error"]["id"]
+    assert project.ask("result", id)["state"] == "PENDING"
+    for line in (["result", id, "--wait"], ["call", "tasks.add", "1", "2", "--wait"]):
+        process = project.popen(*line)
+        assert process.stderr is not None
+        if line[0] == "call":
+            id = process.stderr.readline().strip()
+        assert "Nobody works" in process.stderr.readline()  # by now it waits
+        os.kill(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert told.splitlines()[-1] == (
+            f"Error: Interrupted. The task {id} stays as it is: umbel result {id} --wait"
+        )
+
+
+def test_a_task_that_asked_to_be_ignored_has_ended(project: Project) -> None:
+    project.write("tasks.py", TASKS + IGNORED)
+    with project.worker():
+        id = project.say("call", "tasks.ignored").strip()
+        while project.ask("result", id)["state"] != "IGNORED":
+            time.sleep(0.05)
+        assert "IGNORED" in project.say("result", id, "--wait")
+
+
+IGNORED = """
+@app.task
+def ignored():
+    from umbel.exceptions import Ignore
+    raise Ignore
+"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,17 @@ def test_a_rotated_file_is_opened_anew(live: tuple[Project, Log]) -> None:
     log.wait_for(rf"{sent}\] received")
     log.wait_for(rf"{sent}\]: from the task")
     log.wait_for(rf"{sent}\] succeeded")
+
+
+def test_the_name_that_a_second_worker_gets_is_in_its_lines(tmp_path: Path) -> None:
+    project = make(tmp_path, "code")
+    host = socket.gethostname()
+    with project.worker(), project.worker("-l", "INFO", "-f", "%n.log", "--log-json", "-Q", "two"):
+        log = Log(project.folder / "celery2.log")
+        sent = project.send("tasks.tell", queue="two")
+        log.wait_for(f"{sent}.*succeeded")
+    assert {json.loads(line)["worker"] for line in log.lines()} == {f"celery2@{host}"}
+    assert not (project.folder / "celery.log").exists()
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -6,8 +6,13 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Project
+
+FULL = Path("/dev/full")
 
 
 def test_what_lies_where(project: Project) -> None:
@@ -95,3 +100,34 @@ def on_a_terminal(project: Project, environment: dict[str, str]) -> str:
         os.close(ours)
     assert process.wait(30) == 0
     return text.decode()
+
+
+def test_pausing_a_queue_that_nobody_knows_is_told(project: Project) -> None:
+    project.send("tasks.add", 1, 2)
+    done = project.run("queues", "--pause", "celry", "--pause", "celery")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "Note: celry is empty, and no live worker serves it; it is paused now.\n"
+    )
+    assert project.run("queues", "--pause", "celry").stderr == ""
+
+
+def test_a_question_that_nobody_answers_changes_nothing(project: Project) -> None:
+    project.send("tasks.add", 1, 2)
+    complaint = project.refuse("purge", code=1)
+    assert "Error: Aborted: nobody answered, and nothing was changed. Say -f" in complaint
+    (one,) = project.ask("queues")["queues"]
+    assert one["ready"] == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_an_answer_that_cannot_be_written_is_told(project: Project) -> None:
+    for options in ((), ("--json",)):
+        with FULL.open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "umbel", "queues", *options], cwd=project.folder,
+                env=project.environment, stdout=full, stderr=subprocess.PIPE, text=True,
+                check=False,
+            )  # fmt: skip
+        assert done.stderr == "Error: the answer could not be written: No space left on device.\n"
+        assert done.returncode == 1

@@ -68,6 +68,9 @@ def test_malformed_message_becomes_a_dead_letter(project: Project, kind: str) ->
     assert worker.is_alive()
     assert worker.children == children
     worker.stop()
+    (told,) = [line for line in worker.lines if "is a dead letter (undecodable): " in line]
+    assert "ERROR" in told
+    assert "See it: umbel -A tests.faults.workload dead " in told
 
 
 def test_arguments_that_do_not_fit(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_deadly_task_is_buried(
     check_burial(project, record_proof, way, cause, has_stack=has_stack)
 
 
+def test_idle_process_that_is_lost_is_told_of(project: Project) -> None:
+    worker = project.worker(slots=1)
+    (child,) = worker.children
+    os.kill(child, signal.SIGKILL)
+    worker.wait_for_line(f"Child {child} (slot 0) was lost: killed by SIGKILL")
+    project.send("work").get(timeout=10)
+    (told,) = [line for line in worker.lines if "was lost" in line]
+    assert "ERROR" in told
+    worker.stop()
+
+
 def test_task_that_takes_all_memory_is_buried(
     project: Project, record_proof: RecordProof, memory_group: Path
 ) -> None:
@@ -98,6 +110,13 @@ def check_burial(
     for run in runs:
         project.note_kill("the task itself", pids={run.pid})
     worker.stop()
+    name = f"[{deadly.id}]"
+    lost = [line for line in worker.lines if f"{name} was lost with its process: " in line]
+    assert len(lost) == 3, worker.output
+    assert all("ERROR" in line and cause in line for line in lost)
+    (buried,) = [line for line in worker.lines if f"{name} is a dead letter (lost): " in line]
+    assert "ERROR" in buried
+    assert buried.endswith(f"See it: umbel -A tests.faults.workload dead show {deadly.id}")
     verdict = project.oracle.judge(project.engine, ends={deadly.id: "FAILURE"})
     verdict.demand_soundness()
     assert project.leftovers() == []

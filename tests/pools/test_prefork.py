@@ -159,3 +159,18 @@ def test_a_long_silence_is_no_reason_to_be_slow(worker: Worker) -> None:
         worker.run("frames")
         times.append(time.monotonic() - start)
     assert sorted(times)[10] < 0.25
+
+
+def test_the_fork_server_ends_quietly_when_its_worker_was_killed_with_reports_unread() -> None:
+    code = """
+import socket
+from umbel.pools.forkserver import serve
+ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+control.send(b"a report that is not read")
+ours.close()
+assert serve(control, 0) is None
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -198,7 +198,7 @@ sub.delay(1, 2).get().upper()
 get.delay(5)
 w3: Task[[str], int] = sub
 app.task(max_retries="many")(print)
-app.task(throws=ValueError)(print)
+app.task(throws="ValueError")(print)
 app.send_task(5)
 app.conf.task_time_limit = "long"
 app.conf.task_default_queue = 5

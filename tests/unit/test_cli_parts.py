@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
 
 from umbel import App, cli
-from umbel.cli.errors import Refusal
+from umbel.cli.errors import UNAVAILABLE, Refusal
+from umbel.cli.invocation import Target
 from umbel.cli.output import describe_duration, describe_moment, print_table
 from umbel.cli.worker import expand_node_name, refuse_pickle_as_root
 
@@ -152,3 +155,28 @@ def test_root_does_not_read_pickles(
         return
     with pytest.raises(Refusal, match="C_FORCE_ROOT=1"):
         refuse_pickle_as_root(app)
+
+
+def test_a_store_of_another_user_is_not_taken_for_none(tmp_path: Path) -> None:
+    folder = tmp_path / ".umbel"
+    folder.mkdir(mode=0o700)
+    (folder / "queue.db").touch()
+    app = App("denied", broker=f"sqlite:///{folder}/queue.db", set_as_current=False)
+    target = Target(app, "denied:app", app.engine, ())
+    assert target.exists
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    else:
+        folder.chmod(0)
+    try:
+        with pytest.raises(Refusal, match=r"belongs to .*Run this as that user") as caught:
+            _ = target.exists
+    finally:
+        if is_root:
+            os.seteuid(0)
+        else:
+            folder.chmod(0o700)
+    assert caught.value.code == UNAVAILABLE
+    (folder / "queue.db").unlink()
+    assert not target.exists

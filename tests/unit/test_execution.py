@@ -162,6 +162,36 @@ def test_a_retry_is_told_and_its_last_attempt_fails(umbel: Harness) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["raised", "kept", "automatic", "swallowed"])
+def test_the_reason_of_a_retry_says_when_and_why(umbel: Harness, way: str) -> None:
+    reasons: list[str] = []
+
+    def hear(reason: Retry, **_: object) -> None:
+        reasons.append(f"{reason} | {reason.when}")
+
+    @app.task(
+        bind=True, name=f"runs.reason_{way}", retry_kwargs={"countdown": 90},
+        autoretry_for=OSError if way == "automatic" else (),
+    )  # fmt: skip
+    def again(self: Task[..., Any]) -> None:
+        if way == "automatic":
+            raise OSError("busy")
+        try:
+            self.retry(exc=OSError("busy"), countdown=timedelta(seconds=90), throw=way != "kept")
+        except Retry:
+            if way == "raised":
+                raise
+
+    signals.task_retry.connect(hear)
+    try:
+        again.delay()
+        umbel.run(limit=1, propagate=False)
+    finally:
+        signals.task_retry.disconnect(hear)
+    (reason,) = reasons
+    assert reason in {f"Retry in 90s: OSError('busy') | {when}" for when in (90, 90.0)}
+
+
 @pytest.mark.usefixtures("heard")
 def test_ignore_stores_nothing_and_tells_only_of_the_run(umbel: Harness) -> None:
     result = act.delay("ignore")

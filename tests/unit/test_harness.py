@@ -350,3 +350,9 @@ def test_a_thousand_tests_take_less_than_ten_seconds(tmp_path: Path) -> None:
     # What it costs the processor: on a machine that is busy otherwise, time alone says nothing.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+def test_time_does_not_go_back(umbel: Harness) -> None:
+    with pytest.raises(ValueError, match="forward only"):
+        umbel.advance(days=-1)
+    umbel.advance(0)

@@ -38,6 +38,30 @@ def test_without_a_project_the_top_package_holds_it(tmp_path: Path) -> None:
     assert locate_store("tasks", single) == locate_store("__main__", single) == store(tmp_path)
 
 
+def test_a_store_that_was_made_before_the_root_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = put(tmp_path / "code" / "pkg" / "tasks.py")
+    first = locate_store("tasks", file)
+    assert first == store(tmp_path / "code" / "pkg")
+    put(Path(first))
+    put(tmp_path / "pyproject.toml")
+    assert caplog.messages == []
+    assert locate_store("tasks", file) == store(tmp_path)
+    assert locate_store("tasks", file) == store(tmp_path)
+    (line,) = caplog.messages
+    assert store(tmp_path) in line
+    old = f"{tmp_path}/code/pkg/.umbel"
+    assert f"UMBEL_HOME={old}, " in line
+    assert line.endswith(f"mv {old} {tmp_path}/.umbel")
+    caplog.clear()
+    other = put(tmp_path / "code" / "more" / "tasks.py")
+    put(Path(store(tmp_path / "code" / "more")))
+    put(Path(store(tmp_path)))  # there is one where it is to be: all is well
+    assert locate_store("tasks", other) == store(tmp_path)
+    assert caplog.messages == []
+
+
 def test_the_working_directory_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

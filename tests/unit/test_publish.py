@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from umbel import App, clock
+from umbel import App, Queue, clock
 from umbel.app.publish import build_message
 from umbel.app.settings import Settings
 from umbel.exceptions import EncodeError, ImproperlyConfigured
@@ -71,6 +71,9 @@ def test_a_countdown_wins_over_an_eta_and_zero_is_at_once() -> None:
     before = time.time()
     due = build(countdown=1.5, eta=0).due
     assert before + 1.5 <= due <= time.time() + 1.5
+    now = clock.time()
+    assert now + 60 <= (build(countdown=timedelta(minutes=1)).due or 0) <= clock.time() + 60
+    assert build(countdown=timedelta(0)).due is None
     assert build(countdown=0).due is None
     assert headers(build(countdown=0)).eta is None
 
@@ -134,6 +137,7 @@ def test_a_task_that_is_sent_by_another_names_its_parents(umbel: Harness) -> Non
         ({"time_limit": 1, "soft_time_limit": 2}, "must not be above"),
         ({"time_limit": "3"}, "time_limit must be a positive number"),
         ({"soft_time_limit": 0}, "soft_time_limit must be a positive number"),
+        ({"countdown": "5"}, "countdown must be a number of seconds from now.*got '5'"),
         ({"countdown": float("nan")}, "countdown must be a finite"),
         ({"countdown": 1e12}, "years 1 to 9999"),
         ({"eta": "tomorrow"}, "eta='tomorrow' is no time"),
@@ -150,6 +154,29 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
 def test_names_that_are_no_text_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"must be text.*Nothing was queued"):
         build(**options)
+
+
+@pytest.mark.parametrize("name", [5, "", None])
+def test_a_task_is_sent_by_its_name(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"by its name, a text; got .*Nothing was queued"):
+        app.send_task(name)
+
+
+@pytest.mark.parametrize("queue", [" a", "a ", "a,b", "a\nb", "\x7f", "q" * 256, "ü" * 128])
+def test_a_queue_is_named_so_that_it_can_be_typed(queue: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"queue's name: .*255 bytes") as caught:
+        app.send_task("some.task", queue=queue)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ImproperlyConfigured, match="queue's name"):
+        add.apply_async((1,), queue=Queue(queue))
+
+
+@pytest.mark.parametrize("queue", ["q" * 255, "zwei wörter", "a.b-c:d/e"])
+def test_a_queue_may_have_any_other_name(queue: str) -> None:
+    result = add.apply_async((1,), queue=queue)
+    (waiting,) = app.engine.broker.browse(id=result.id)
+    assert waiting.queue == queue
+    app.engine.broker.purge([queue])
 
 
 def test_args_and_kwargs_of_other_types_are_refused() -> None:

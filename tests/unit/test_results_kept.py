@@ -17,6 +17,7 @@ import pytest
 
 from umbel import App, Task, clock, exceptions
 from umbel.contrib.testing.worker import start_worker
+from umbel.engines.broker import Acknowledge, Bury, HistoryEntry, Settlement
 from umbel.engines.state import WorkerRecord
 from umbel.result import AsyncResult, many, single
 from umbel.result.frames import remote_frames
@@ -225,9 +226,46 @@ def test_coroutines_and_sets_warn_once(app: App, caplog: pytest.LogCaptureFixtur
 def test_waiting_is_quiet_while_somebody_works(app: App, caplog: pytest.LogCaptureFixture) -> None:
     app.engine.state.register(WorkerRecord("w@here", "here", 1, ("celery",), 1, 30.0))
     result = app.send_task("add", (1, 2))
-    with pytest.raises(exceptions.TimeoutError, match="It goes on"):
+    with pytest.raises(
+        exceptions.TimeoutError, match="It waits in the queue 'celery', which w@here"
+    ):
         result.get(0.2)
     assert caplog.messages == []
+
+
+def test_a_timeout_says_where_the_task_is(app: App) -> None:
+    broker, state = app.engine.broker, app.engine.state
+    worker = state.register(WorkerRecord("w@here", "here", 1, ("celery",), 1, 30.0))
+
+    def complaint(result: Any) -> str:
+        with pytest.raises(exceptions.TimeoutError) as caught:
+            result.get(0.01)
+        return str(caught.value)
+
+    never = complaint(app.AsyncResult("never"))
+    assert f"There is nothing of this id in {app.engine.name}: never sent, or expired." in never
+    assert "It goes on" not in never
+    waiting = app.send_task("nobody.knows", (1, 2))
+    assert "It waits in the queue 'celery', which w@here works on." in complaint(waiting)
+    assert "The app here has no task 'nobody.knows'." in complaint(waiting)
+    assert f"{waiting.id}: It waits" in complaint(app.ResultSet([waiting]))
+    later = app.send_task("add", (1, 2), eta="2999-01-01T12:00:00Z")
+    assert "It is due at 2999-01-01 12:00:00+00:00 in the queue 'celery'." in complaint(later)
+    state.pause("celery")
+    assert "is paused. Go on: umbel -A " in complaint(waiting)
+    assert complaint(waiting).endswith(" queues --resume celery")
+    state.resume("celery")
+    deliveries = broker.claim(worker, ("celery",), 1).deliveries
+    assert complaint(waiting).endswith("w@here has it. It goes on.")
+    (one,) = deliveries
+    end = Bury(waiting.id, "nobody.knows", "unknown", "no such task")
+    broker.settle([Settlement(one.number, one.worker, one.attempt, end)])
+    assert f"It is a dead letter (unknown): umbel -A {app.module} dead show" in complaint(waiting)
+    entry = HistoryEntry("gone", "add", "celery", "IGNORED", 1.0, None, "w@here", 0, "")
+    kept = app.send_task("add", (1, 2), task_id="gone")
+    (one,) = broker.claim(worker, ("celery",), 1).deliveries
+    broker.settle([Settlement(one.number, one.worker, one.attempt, Acknowledge(), history=entry)])
+    assert "It has ended (IGNORED), and no result of it is kept." in complaint(kept)
 
 
 def test_a_task_that_nobody_knows_ends_with_the_nearest_name(app: App) -> None:

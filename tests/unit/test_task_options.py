@@ -14,7 +14,9 @@ from umbel.app.shared import sharings
 from umbel.engines.broker import Acknowledge, Bury, Delivery, PutBack
 from umbel.exceptions import MaxRetriesExceededError, OperationalError, WorkerLostError
 from umbel.message import task as task_message
+from umbel.signals import task_received
 from umbel.testing import Harness
+from umbel.worker.notices import Notices, tell_received
 from umbel.worker.settle import Settler
 
 app = App("options")
@@ -32,7 +34,7 @@ def _afresh() -> Iterator[None]:
 def delivery_of(task: Task[..., Any], **options: Any) -> Delivery:
     """A message of a task as a worker claims it."""
     result = task.apply_async(**options)
-    (waiting,) = app.engine.broker.browse(id=result.id)
+    (waiting,) = task.app.engine.broker.browse(id=result.id)
     assert waiting.number is not None
     return Delivery(waiting.number, 1, 1, waiting.queue, waiting.payload)
 
@@ -56,6 +58,28 @@ def test_a_task_may_have_its_own_error_for_too_many_retries(umbel: Harness) -> N
         umbel.run()
     assert (list(caught.value.task_args), caught.value.task_kwargs) == ([1], {"y": 2})
     assert Task.MaxRetriesExceededError is MaxRetriesExceededError
+
+
+def test_no_notice_ends_a_worker(caplog: pytest.LogCaptureFixture) -> None:
+    own = App("options-notices", broker="memory://options-notices", set_as_current=False)
+    task = own.task(name="notices.bad")(lambda: None)
+    task.on_failure = lambda *_: None  # type: ignore[method-assign]
+    task.autoretry_for = 5  # type: ignore[assignment]  # set past all checks
+
+    def leave(**_: object) -> None:
+        raise SystemExit(3)
+
+    delivery = delivery_of(task)
+    headers = task_message.decode_headers(delivery.payload)
+    settlement = Settler(own, "n", Notices(own, "n")).failed(delivery, headers, OSError("x"))
+    assert isinstance(settlement.end, Acknowledge)
+    task_received.connect(leave)
+    try:
+        tell_received(own, delivery, headers, "n")
+    finally:
+        task_received.disconnect(leave)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "the worker goes on" in caplog.text
 
 
 def test_a_task_names_the_error_of_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,23 @@ from typing import Any
 
 import msgspec
 
+from umbel.app.queues import check_name
 from umbel.engines.broker import MAX_PRIORITY
 from umbel.message.task import Headers
 
 NOTHING_SENT = "Nothing was queued."
 
 
-def check_call(name: str, task_id: object, queue: object, priority: object) -> None:
+def check_call(name: object, task_id: object, queue: object, priority: object) -> None:
     """`TypeError` or `ValueError` for an option that no worker could make sense of."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"A task is sent by its name, a text; got {name!r}. {NOTHING_SENT}")
     if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         check_priority(name, priority)
     for option, value in (("task_id", task_id), ("queue", queue)):
         if value is not None and (not isinstance(value, str) or not value):
             raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
+    check_name(queue)
 
 
 def refuse_call(name: str, args: object, kwargs: object) -> TypeError:
@@ -31,7 +35,15 @@ def refuse_call(name: str, args: object, kwargs: object) -> TypeError:
     )
 
 
-def check_priority(name: str, priority: object) -> None:
+def refuse_countdown(name: str, countdown: object) -> ValueError:
+    """What to raise where a countdown is no duration."""
+    return ValueError(
+        f"{name}: countdown must be a number of seconds from now, or a timedelta; got "
+        f"{countdown!r}. {NOTHING_SENT}"
+    )
+
+
+def check_priority(name: object, priority: object) -> None:
     """`ValueError` for a priority that no engine has."""
     if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise ValueError(

@@ -116,6 +116,11 @@ class Configuration:
         if self._after_read is not None:
             self._after_read()
 
+    @property
+    def has_source(self) -> bool:
+        """Whether the code names a configuration (`config_source`, `config_from_object`)."""
+        return self._source is not None
+
     def _read_sources(self) -> None:
         from umbel.app import sources
 

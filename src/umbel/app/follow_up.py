@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -73,6 +74,8 @@ class RetryPlan(msgspec.Struct, frozen=True):
     """Unix time; None: at once."""
     retries: int
     exc: BaseException | None
+    when: float | datetime | None = None
+    """`due` as it was asked for: seconds from then, or a datetime."""
     args: tuple[Any, ...] | None = None
     """New arguments; None keeps the message's."""
     kwargs: dict[str, Any] | None = None
@@ -87,6 +90,7 @@ def plan_retry(
     request: Request,
     exc: BaseException | None,
     due: float | None,
+    when: float | datetime | None,
     args: tuple[Any, ...] | list[Any] | None,
     kwargs: dict[str, Any] | None,
     options: Mapping[str, Any],
@@ -97,7 +101,7 @@ def plan_retry(
     """
     changes = read_options(task, request, options) if options else Changes()
     new_args, new_kwargs = _new_arguments(task, request, args, kwargs)
-    return RetryPlan(due, request.retries + 1, exc, new_args, new_kwargs, changes)
+    return RetryPlan(due, request.retries + 1, exc, when, new_args, new_kwargs, changes)
 
 
 def read_options(task: Task[..., Any], request: Request, options: Mapping[str, Any]) -> Changes:

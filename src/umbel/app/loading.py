@@ -55,6 +55,8 @@ class Survey:
     apps: list[Candidate] = field(default_factory=list)
     foreign: list[Candidate] = field(default_factory=list)
     """Apps made with `celery`, which Umbel runs once their import says `umbel`."""
+    broken: list[tuple[Path, int, str]] = field(default_factory=list)
+    """Files that do not parse: file, line, what is wrong."""
 
 
 class AppNotFound(ImproperlyConfigured):
@@ -132,6 +134,8 @@ def has_configuration(folder: Path) -> bool:
 
 def _resolve(name: str) -> tuple[App, str]:
     module_name, _, attribute = name.partition(":")
+    if not module_name or os.sep in module_name or module_name.endswith(".py"):
+        raise AppNotFound(_explain_spelling(module_name, attribute))
     if not attribute:
         return _resolve_module(module_name)
     module = _import(module_name)
@@ -139,6 +143,22 @@ def _resolve(name: str) -> tuple[App, str]:
     if isinstance(value, App):
         return value, name
     raise AppNotFound(f"{module_name}:{attribute} is no umbel App. {_list_apps(module)}")
+
+
+def _explain_spelling(name: str, attribute: str) -> str:
+    """What to write in the place of a path, or of a name without a module."""
+    if not name:
+        return f"-A :{attribute} names no module: write -A MODULE:{attribute or 'app'}."
+    path = Path(name)
+    parts = [part for part in path.with_suffix("").parts if part != os.curdir]
+    after = f":{attribute}" if attribute else ""
+    if all(part.isidentifier() for part in parts):
+        right = f"-A {'.'.join(parts)}{after}"
+    elif parts[-1].isidentifier():
+        right = f"--workdir {path.parent} -A {parts[-1]}{after}"
+    else:
+        right = "-A MODULE:APP"
+    return f"{name!r} is no module's name, as an import has it. Write {right}"
 
 
 def _resolve_module(name: str) -> tuple[App, str]:
@@ -218,8 +238,11 @@ def _read_candidates(path: Path, module: str, found: Survey) -> None:
 
     try:
         body = ast.parse(source).body
-    except (SyntaxError, ValueError):
+    except SyntaxError as error:
+        found.broken.append((path, error.lineno or 1, error.msg))
         return  # whoever names the module is shown the error
+    except ValueError:
+        return
     ours, theirs = _makers(body, "umbel"), _makers(body, "celery")
     for name, call, line in _assignments(body):
         if call in ours:

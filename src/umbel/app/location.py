@@ -6,6 +6,7 @@ import os
 
 MARKERS = ("pyproject.toml", "setup.py", "manage.py", ".git")
 """What tells a project's root."""
+_told: set[str] = set()
 
 
 def locate_store(module: str | None, file: str | None) -> str:
@@ -28,8 +29,31 @@ def locate_store(module: str | None, file: str | None) -> str:
     folder = start
     while True:
         if any(os.path.exists(os.path.join(folder, marker)) for marker in MARKERS):
-            return os.path.join(folder, ".umbel", "queue.db")
+            break
         parent = os.path.dirname(folder)
         if parent == folder:
-            return os.path.join(top, ".umbel", "queue.db")
+            folder = top
+            break
         folder = parent
+    store = os.path.join(folder, ".umbel", "queue.db")
+    if start != folder and not os.path.exists(store):
+        _tell_of_older(start, folder, store)
+    return store
+
+
+def _tell_of_older(start: str, root: str, store: str) -> None:
+    """Say so if the store lay nearer to the module until `root` became the project's."""
+    folder = start
+    while folder not in {root, os.path.dirname(folder)}:
+        older = os.path.join(folder, ".umbel")
+        if os.path.exists(os.path.join(older, "queue.db")) and older not in _told:
+            _told.add(older)
+            import logging
+
+            logging.getLogger("umbel.app").warning(
+                "The store is to be %s, which is not there yet, because %s is the project's root "
+                "now; but there is a store in %s, and what waits in that one is not seen. Go on "
+                "with it: UMBEL_HOME=%s, for every process; or stop them all and move it: mv %s %s",
+                store, root, older, older, older, os.path.join(root, ".umbel"),
+            )  # fmt: skip
+        folder = os.path.dirname(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -142,7 +142,7 @@ class ManyOptions(RetryOptions, total=False):
     None takes the task's own default away (`time_limit`, `expires`, `priority`, `queue`, …).
     """
 
-    countdown: float | None
+    countdown: float | timedelta | None
     """Seconds from now before which it does not run; wins over `eta`."""
     eta: Moment | None
     """When it may run at the earliest."""
@@ -189,12 +189,12 @@ class TaskOptions(TypedDict, total=False):
     """The class that the task is made from; default: the app's `task_cls`."""
     typing: bool | None
     max_retries: int | None
-    default_retry_delay: float
-    autoretry_for: tuple[type[BaseException], ...]
-    dont_autoretry_for: tuple[type[BaseException], ...]
+    default_retry_delay: float | timedelta
+    autoretry_for: type[BaseException] | Collection[type[BaseException]]
+    dont_autoretry_for: type[BaseException] | Collection[type[BaseException]]
     retry_kwargs: Mapping[str, Any]
-    retry_backoff: bool | float
-    retry_backoff_max: float
+    retry_backoff: bool | float | timedelta
+    retry_backoff_max: float | timedelta
     retry_jitter: bool
     rate_limit: str | float | None
     time_limit: float | None
@@ -219,7 +219,7 @@ class TaskOptions(TypedDict, total=False):
     exchange: str | None
     routing_key: str | None
     delivery_mode: int | str | None
-    throws: tuple[type[Exception], ...]
+    throws: type[Exception] | Collection[type[Exception]]
     secret: Sequence[str]
     shadow_name: Callable[..., str | None] | None
     resultrepr_maxsize: int

@@ -265,7 +265,7 @@ class Pipeline:
         record = describe_exception(cause)
         summary = _summarize(record)
         log_retry(request, plan)
-        raised = error if isinstance(error, Retry) else Retry("", plan.exc, plan.due)
+        raised = error if isinstance(error, Retry) else Retry(None, plan.exc, plan.when)
         request.end = (states.RETRY, raised)
         meta = None
         if self._stores(steps, request):

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from umbel import clock
 from umbel.app import request
-from umbel.app.checks import check_call, check_limits, check_time, refuse_call
+from umbel.app.checks import check_call, check_limits, check_time, refuse_call, refuse_countdown
 from umbel.app.options import Moment
 from umbel.app.payload import refuse_argument, write_payload
 from umbel.engines.broker import Message
@@ -75,7 +75,7 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     by_name: bool = False,
     copies: tuple[str, ...] = (),
     task_id: str | None = None,
-    countdown: float | None = None,
+    countdown: float | timedelta | None = None,
     eta: Moment | None = None,
     expires: float | timedelta | datetime | str | None = OMITTED,
     priority: int | None = OMITTED,
@@ -174,13 +174,17 @@ def hide_secrets(
 
 
 def due_time(
-    name: str, settings: Settings, countdown: float | None, eta: Moment | None
+    name: str, settings: Settings, countdown: float | timedelta | None, eta: Moment | None
 ) -> float | None:
-    """Unix time of a countdown (seconds from now) or an ETA; a countdown wins over an ETA.
+    """Unix time of a countdown (seconds from now, or a timedelta), which wins, or of an ETA.
 
     None: at once. `ValueError` names the task and what is wrong.
     """
     if countdown is not None:
+        if isinstance(countdown, timedelta):
+            countdown = countdown.total_seconds()
+        elif not isinstance(countdown, (int, float)):
+            raise refuse_countdown(name, countdown)
         due = check_time(name, "countdown", countdown, lambda seconds: clock.time() + seconds)
         return due if countdown > 0 else None
     return None if eta is None else check_time(name, "eta", eta, partial(unix_time, settings))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Final
 
 from umbel.exceptions import ImproperlyConfigured, QueueNotFound
@@ -122,7 +123,7 @@ class Queue:
         binding_arguments: Mapping[str, Any] | None = None,
         consumer_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_name(name)
+        check_name(name)
         put = object.__setattr__
         put(self, "name", name)
         put(self, "exchange", None if exchange is None else as_exchange(exchange))
@@ -164,9 +165,21 @@ class Queue:
         )
 
 
-def _check_name(name: object) -> None:
+@lru_cache(1024)  # it is asked at every send
+def check_name(name: object) -> None:
+    """`ImproperlyConfigured` for what cannot be a queue's name."""
     if not isinstance(name, str) or not name:
         raise ImproperlyConfigured(f"A queue's name must be text; got {name!r}.")
+    if name != name.strip() or "," in name or not name.isprintable() or len(name.encode()) > 255:
+        raise _refuse_name(name)
+
+
+def _refuse_name(name: str) -> ImproperlyConfigured:
+    shown = repr(name if len(name) <= 60 else f"{name[:60]}…")
+    return ImproperlyConfigured(
+        f"{shown} cannot be a queue's name: at most 255 bytes, without commas (they part the "
+        "names of `-Q`), control characters, and blanks at its ends. Nothing was queued or changed."
+    )
 
 
 _QUEUE_FIELDS: Final = frozenset(item.name for item in fields(Queue)) - {"name"}

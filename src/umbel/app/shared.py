@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from umbel.app.current import State, apps, current_app_of
+from umbel.app.declarations import check_bound
 from umbel.app.naming import main_module
 from umbel.app.task import Task, class_of, warn_of_near_misses
 
@@ -138,6 +139,8 @@ def _make(function: Callable[..., Any], options: dict[str, Any]) -> Task[..., An
         module = main_module() or module
     name = own.pop("name", None) or f"{module}.{function.__name__}"
     warn_of_near_misses(name, base, own)
+    if bind:
+        check_bound(name, function)
     bases = (SharedTask,) if base is Task else (SharedTask, base)
     kind = class_of(function, name, bases, own, bind=bind)
     task = kind.__new__(kind)  # what `__init__` sets up is the state of each app's own task

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
 
 from umbel import exceptions
 from umbel.app.current import current_app_of
+from umbel.app.declarations import check_bound, check_options
 from umbel.app.handlers import Handlers
 from umbel.app.many import Many
 from umbel.exceptions import ImproperlyConfigured, Retry, UmbelWarning
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from typing_extensions import ParamSpec, TypeVar
 
     from umbel.app.app import App
@@ -181,6 +184,8 @@ class Task(Handlers, Many[R], Generic[P, R]):
             standard = vars(Task).get(option)
             if isinstance(standard, FromSettings):  # None is "as the setting says"
                 setattr(cls, option, standard)
+        for option, value in check_options(cls.name or cls.__name__, vars(cls)).items():
+            setattr(cls, option, value)
         for option, advice in REFUSED.items():
             if option in vars(cls):
                 raise ImproperlyConfigured(
@@ -257,6 +262,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
     def bind(self, app: App) -> App:
         """Make it a task of `app` (`App.register_task` does)."""
         self.app = app
+        self.__dict__.update(check_options(self.name, vars(self)))
         if "__name__" not in self.__dict__:
             self.__name__ = type(self).__name__
         if app.finalized:
@@ -293,8 +299,12 @@ class Task(Handlers, Many[R], Generic[P, R]):
         for key, value in annotations_of(setting, self):
             if key.startswith("@"):
                 self.add_around(key[1:], value)
-            else:
-                setattr(self, key, value)
+                continue
+            try:
+                changed = check_options(self.name, {key: value})
+            except TypeError as error:
+                raise ImproperlyConfigured(f"task_annotations: {error}") from None
+            setattr(self, key, changed.get(key, value))
 
     def add_around(self, attr: str, around: Callable[[Callable[..., Any]], Any]) -> None:
         """Put `around(method)` in the place of a method."""
@@ -407,7 +417,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
         exc: BaseException | None = None,
         throw: bool = True,
         eta: Moment | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         max_retries: int | None = None,
         **options: Unpack[RetryOptions],
     ) -> Retry:
@@ -439,12 +449,13 @@ class Task(Handlers, Many[R], Generic[P, R]):
         if countdown is None and eta is None:
             countdown = self.default_retry_delay
         due = due_time(self.name, self.app.conf, countdown, eta)
-        request.retry = plan_retry(self, request, exc, due, args, kwargs, options)
-        from datetime import UTC, datetime
+        from datetime import UTC, datetime, timedelta
 
         at = None if due is None else datetime.fromtimestamp(due, UTC)
-        when = at if countdown is None else countdown
-        outcome = Retry(f"Retry of {self.name}: {exc!r}" if exc else "Retry", exc, when)
+        seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        when = at if seconds is None else seconds
+        request.retry = plan_retry(self, request, exc, due, when, args, kwargs, options)
+        outcome = Retry(None, exc, when)
         if throw:
             raise outcome from exc
         return outcome
@@ -555,6 +566,8 @@ def make_task(
     given: object = base
     if not isinstance(given, type) or not issubclass(given, Task):
         raise TypeError(f"{name}: base must be a subclass of umbel.Task; got {base!r}.")
+    if bind:
+        check_bound(name, function)
     task = class_of(run or function, name, (base, *mixins), options, bind=bind)()
     task.__wrapped__ = function
     task.__name__ = function.__name__

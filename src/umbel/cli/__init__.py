@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -118,6 +119,13 @@ def run(args: Sequence[str]) -> int:
             list(args), prog_name="umbel", standalone_mode=False, color=color, obj=asked
         )
     except click.Abort:
+        return FAILURE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return print_error(error, as_json="--json" in own)
+        # Stores tell of a full disk in words of their own.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in it cannot be written)
+        click.echo(f"Error: the answer could not be written: {error.strerror}.", err=True)
         return FAILURE
     except Exception as error:  # noqa: BLE001  (told to people, or raised again)
         return print_error(error, as_json="--json" in own)

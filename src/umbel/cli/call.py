@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from umbel.cli.errors import FAILURE, USAGE, Refusal
-from umbel.cli.invocation import Invocation, Target
+from umbel.cli.invocation import Invocation, Target, interruption
 from umbel.cli.options import common_options, complete_queue, complete_task
 from umbel.cli.output import describe_value, print_dim, print_json
 
@@ -234,7 +234,9 @@ def await_result(
     try:
         value = result.get(timeout, propagate=False)
     except exceptions.TimeoutError as error:
-        raise Refusal(str(error)) from error
+        raise Refusal(str(error), id=result.id) from error
+    except KeyboardInterrupt as error:
+        raise interruption(target, result.id) from error
     failed = result.state in states.PROPAGATE_STATES
     if asked.as_json:
         document: dict[str, Any] = {"store": target.store.name, "id": result.id}

@@ -11,6 +11,8 @@ USAGE = 64
 """The command line, or the app that it names, is wrong (EX_USAGE)."""
 UNAVAILABLE = 69
 """The store cannot be reached or used, or no worker is alive (EX_UNAVAILABLE)."""
+INTERRUPTED = 130
+"""Ctrl-C, as a shell has it: 128 and the signal's number."""
 CANNOT_CREATE = 73
 """The store, a log file or a worker of that name cannot be made (EX_CANTCREAT)."""
 
@@ -18,8 +20,12 @@ CANNOT_CREATE = 73
 class Refusal(Exception):  # noqa: N818
     """A message for people that ends the command with an exit code."""
 
-    def __init__(self, message: str, code: int = FAILURE, *, traceback: str = "") -> None:
+    def __init__(
+        self, message: str, code: int = FAILURE, *, traceback: str = "", id: str | None = None
+    ) -> None:
         super().__init__(message)
+        self.id = id
+        """The task that it is about, for --json."""
         self.code = code
         self.traceback = traceback
         """The user's own error, shown before the message."""
@@ -41,6 +47,8 @@ def print_error(error: Exception, *, as_json: bool) -> int:
         record = {"type": kind, "message": message, "exit_code": code}
         if traceback:
             record["traceback"] = traceback
+        if isinstance(error, Refusal) and error.id is not None:
+            record["id"] = error.id
         print_json({"error": record})
     elif isinstance(error, click.ClickException):
         error.show()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from umbel.cli.errors import FAILURE, USAGE, Refusal
+from umbel.cli.errors import FAILURE, INTERRUPTED, UNAVAILABLE, USAGE, Refusal
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -126,7 +126,7 @@ class Invocation:
         return tuple(word for name, value in options.items() if value for word in (name, value))
 
     def _find(self) -> tuple[App, str]:
-        from umbel.app.loading import AppNotFound, find_app, survey
+        from umbel.app.loading import DEFAULT_APP, AppNotFound, find_app, survey
 
         folder = os.getcwd()
         if sys.path[0] != folder:
@@ -142,6 +142,12 @@ class Invocation:
             message = f"The app {name} could not be imported; the error is its own, above."
             raise _refusal(error, message) from error
         app.set_current()
+        if self.config is not None and app.conf.has_source and place != DEFAULT_APP:
+            raise Refusal(
+                f"--config {self.config} would have no effect: the app {place} names its own "
+                "configuration (config_source, config_from_object). Leave the option out.",
+                USAGE,
+            )
         self._read_settings(app, place)
         return app, place
 
@@ -198,6 +204,8 @@ class Invocation:
         lines.append(
             f"Looked for `= App(` and `= Celery(` of umbel in: {shown or 'no Python file'}"
         )
+        for path, line, wrong in found.broken:
+            lines.append(f"{path.relative_to(found.folder)}, line {line}: {wrong}")
         for app in found.foreign:
             place = f"{app.path.relative_to(found.folder)} (line {app.line})"
             lines.append(f"{place} makes an app of celery: import it from umbel instead")
@@ -245,13 +253,38 @@ class Target:
     @property
     def exists(self) -> bool:
         """Whether there is a store yet; opening one that is a file would make it."""
-        return urlsplit(self.app.broker_url).scheme != "sqlite" or os.path.exists(self.store.name)
+        if urlsplit(self.app.broker_url).scheme != "sqlite":
+            return True
+        try:
+            os.stat(self.store.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except PermissionError as error:
+            raise Refusal(_explain_denial(self.store.name), UNAVAILABLE) from error
+        return True
 
     def line(self, *words: str) -> str:
         """What to type for another command on this app."""
         import shlex
 
         return shlex.join(["umbel", *self.typed, *words])
+
+
+def _explain_denial(store: str) -> str:
+    folder = os.path.dirname(store)
+    owner = "another user"
+    with contextlib.suppress(OSError, KeyError):  # a user without a name
+        owner = f"the user {Path(folder).owner()}"
+    return (
+        f"The store {store} belongs to {owner}, and nobody else may open it. Run this as that "
+        "user: all processes that share a store have to be of one."
+    )
+
+
+def interruption(target: Target, id: str) -> Refusal:
+    """What Ctrl-C says to somebody who waits for a task."""
+    again = target.line("result", id, "--wait")
+    return Refusal(f"Interrupted. The task {id} stays as it is: {again}", INTERRUPTED, id=id)
 
 
 def announce(target: Target) -> bool:

@@ -200,7 +200,13 @@ def confirm(question: str, *, force: bool, as_json: bool) -> None:
         return
     if as_json:
         raise Refusal("With --json nobody is asked: say -f (--force) to go ahead.", USAGE)
-    if not click.confirm(question, err=True):
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        message = "Aborted: nobody answered, and nothing was changed. Say -f (--force) to go ahead."
+        raise Refusal(message) from None
+    if not agreed:
         raise Refusal("Nothing was changed.")
 
 

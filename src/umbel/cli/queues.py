@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from umbel.cli.backlog import advise, print_backlog, read_backlog
 from umbel.cli.errors import FAILURE, Refusal
-from umbel.cli.invocation import Invocation, announce, live_workers
+from umbel.cli.invocation import Invocation, Target, announce, live_workers
 from umbel.cli.options import common_options, complete_queue
 from umbel.cli.output import print_json
 
@@ -24,8 +26,8 @@ def queues(ctx: click.Context, paused: tuple[str, ...], resumed: tuple[str, ...]
     target = asked.load_store()
     if not target.exists and (paused or resumed):
         raise Refusal(f"There is no store yet at {target.store.name}.", FAILURE)
-    for name in paused:
-        target.store.state.pause(name)
+    if paused:
+        pause(target, paused)
     for name in resumed:
         if not target.store.state.resume(name):
             click.echo(f"Warning: the queue {name} was not paused.", err=True)
@@ -40,3 +42,13 @@ def queues(ctx: click.Context, paused: tuple[str, ...], resumed: tuple[str, ...]
         print_backlog(found)
         for line in advise(target, found):
             click.echo(line)
+
+
+def pause(target: Target, names: Sequence[str]) -> None:
+    """Pause queues; of one that nobody knows it is said, as it may be a typo."""
+    known = {queue.queue for queue in read_backlog(target, live_workers(target.store))}
+    for name in names:
+        target.store.state.pause(name)
+        if name not in known:
+            text = f"Note: {name} is empty, and no live worker serves it; it is paused now."
+            click.echo(text, err=True)

@@ -8,7 +8,7 @@ import click
 
 from umbel import clock
 from umbel.cli.errors import FAILURE, Refusal
-from umbel.cli.invocation import Invocation, Target, announce, live_workers
+from umbel.cli.invocation import Invocation, Target, announce, interruption, live_workers
 from umbel.cli.options import common_options
 from umbel.cli.output import (
     describe_duration,
@@ -62,7 +62,9 @@ def result(
     report = look(target, id)
     if task is not None and report["task"] not in {None, task}:
         raise Refusal(f"{id} is of the task {report['task']}, not of {task}.")
-    if wait and report["state"] not in states.READY_STATES:
+    # A task that asked to be ignored has ended, and its state is none of Celery's.
+    over = bool(report["attempts"]) and not report["messages"]
+    if wait and report["state"] not in states.READY_STATES and not over:
         await_end(target, id, report, timeout)
         report = look(target, id)
     if asked.as_json:
@@ -204,7 +206,9 @@ def await_end(target: Target, id: str, report: dict[str, Any], timeout: float | 
     try:
         target.app.AsyncResult(id).get(timeout, propagate=False)
     except exceptions.TimeoutError as error:
-        raise Refusal(str(error)) from error
+        raise Refusal(str(error), id=id) from error
+    except KeyboardInterrupt as error:
+        raise interruption(target, id) from error
 
 
 def show(target: Target, report: dict[str, Any], *, traceback: bool) -> None:

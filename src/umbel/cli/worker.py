@@ -308,6 +308,16 @@ def serve_detached(asked: Invocation, wishes: Wishes) -> int:
         raise
 
 
+def free_name(target: Target) -> str:
+    """The name that a worker without `-n` will most likely get; the log is set up before."""
+    host = socket.gethostname()
+    taken = {worker.node for worker in live_workers(target.store)} if target.exists else set()
+    number = 1
+    while (name := f"celery{'' if number == 1 else number}@{host}") in taken:
+        number += 1
+    return name
+
+
 def serve(asked: Invocation, wishes: Wishes, start: Callable[[], ForkServer]) -> int:
     """Set the worker up and run it; its exit code."""
     target = asked.load(wishes.include, wishes.settings)
@@ -319,7 +329,7 @@ def serve(asked: Invocation, wishes: Wishes, start: Callable[[], ForkServer]) ->
 
     from umbel import signals
 
-    node = wishes.node or f"celery@{socket.gethostname()}"
+    node = wishes.node or free_name(target)
     signals.celeryd_init.send(
         node, instance=SimpleNamespace(app=app, hostname=node), conf=app.conf, options=vars(wishes)
     )

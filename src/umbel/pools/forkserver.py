@@ -76,7 +76,7 @@ def serve(control: socket.socket, run_file: int) -> Birth | None:
                 wake.recv(4096)
             report_ends(control, children)
         if control in ready:
-            data, descriptors, _, _ = socket.recv_fds(control, PACKET, 8)
+            data, descriptors = receive(control)
             if not data:
                 break
             request = json.loads(data)
@@ -89,6 +89,15 @@ def serve(control: socket.socket, run_file: int) -> Birth | None:
     for pid in children:
         send_signal(pid, signal.SIGKILL)
     return None
+
+
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """A request with its descriptors; an empty one when the supervisor is gone."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(control, PACKET, 8)
+    except ConnectionResetError:  # it was killed with reports unread
+        return b"", []
+    return data, descriptors
 
 
 def spawn(

@@ -14,8 +14,8 @@ from umbel.result.joining import assert_will_not_block
 from umbel.result.single import QUIET_AFTER, AsyncResult, ResultBase
 from umbel.result.stored import (
     MetaDict,
-    advise,
     current_app,
+    locate,
     message_watch,
     meta_dict,
     result_store,
@@ -264,10 +264,10 @@ class ResultSet(ResultBase, Generic[R]):
         names = ", ".join(member.id for member in missing[:3])
         names += f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         first = missing[0]
-        advice = advise(first.app, first.id, first._queue)  # noqa: SLF001
+        where = locate(first.app, first.id, first._queue)  # noqa: SLF001
         return TimeoutError(
             f"{len(missing)} of {len(self.results)} tasks have not ended after {timeout or 0:g} s "
-            f"({names}). {advice or 'They go on.'}"
+            f"({names}). {first.id}: {where}"
         )
 
     @overload

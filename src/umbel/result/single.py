@@ -29,6 +29,7 @@ from umbel.result.stored import (
     advise,
     current_app,
     decode,
+    locate,
     message_watch,
     result_store,
     revoke_all,
@@ -469,7 +470,7 @@ class AsyncResult(ResultBase, Generic[R]):
         return cast("R | Exception", value)
 
     def _timed_out(self, timeout: float | None) -> exceptions.TimeoutError:
-        advice = advise(self.app, self.id, self._queue) or "It goes on."
+        advice = locate(self.app, self.id, self._queue)
         return exceptions.TimeoutError(
             f"Task {self.id} has not ended after {timeout or 0:g} s. {advice}"
         )

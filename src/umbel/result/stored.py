@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -20,7 +22,7 @@ from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
     from umbel.app import App
-    from umbel.engines.broker import StoredResult
+    from umbel.engines.broker import StoredResult, Waiting
     from umbel.engines.results import ResultStore
     from umbel.message.result import Meta
 
@@ -180,3 +182,51 @@ def advise(app: App, id: str, queue: str | None) -> str:
         f"Nobody works on its queue {queue!r} of {engine.name}. Live workers: "
         f"{others or 'none'}. Start one: umbel -A {app.module} worker -Q {queue}"
     )
+
+
+def locate(app: App, id: str, queue: str | None) -> str:
+    """Where a task is that has not ended, and what to do if it does not go on by itself."""
+    advice = advise(app, id, queue)
+    if advice or not app.engine.broker.browsable:
+        return advice or "Its queue is served."
+    found = app.engine.broker.browse(id=id, limit=1)
+    return _place(app, found[0]) if found else _trace(app, id)
+
+
+def _place(app: App, message: Waiting) -> str:
+    from umbel.engines.run_file import is_alive
+    from umbel.message.task import decode_headers
+
+    engine, where = app.engine, f"in the queue {message.queue!r}"
+    live = {one.number: one for one in engine.state.workers() if is_alive(one, engine.run_dir)}
+    if message.worker in live:
+        return f"{live[message.worker].node} has it. It goes on."
+    if message.worker is not None:
+        return "The worker that had it is dead; a live one takes it over."
+    if message.due is not None and message.due > clock.time():
+        due = datetime.fromtimestamp(message.due, UTC)
+        return f"It is due at {due.isoformat(' ', 'seconds')} {where}."
+    if any(count.paused for count in engine.broker.counts() if count.queue == message.queue):
+        return (
+            f"It waits {where}, which is paused. Go on: umbel -A {app.module} queues "
+            f"--resume {message.queue}"
+        )
+    nodes = ", ".join(one.node for one in live.values() if message.queue in one.queues)
+    text = f"It waits {where}, which {nodes} works on."
+    with suppress(DecodeError):
+        name = decode_headers(message.payload).task
+        if name not in app.tasks:
+            text += f" The app here has no task {name!r}."
+    return text
+
+
+def _trace(app: App, id: str) -> str:
+    """What is left of a task that has no message and no result."""
+    state = app.engine.state
+    letter = state.dead_letter(id)
+    if letter is not None and letter.id == id:
+        return f"It is a dead letter ({letter.reason}): umbel -A {app.module} dead show {id}"
+    ended = state.history(id=id, limit=1)
+    if ended:
+        return f"It has ended ({ended[0].state}), and no result of it is kept."
+    return f"There is nothing of this id in {app.engine.name}: never sent, or expired."

@@ -161,7 +161,10 @@ class Harness:
         `time.time()` and not `datetime.now()`. Nothing runs by it: call `run` then.
         """
         step = by if isinstance(by, timedelta) else timedelta(seconds=by)
-        self._ahead += (step + timedelta(**parts)).total_seconds()
+        seconds = (step + timedelta(**parts)).total_seconds()
+        if seconds < 0:
+            raise ValueError(f"Time goes forward only; advance() was given {seconds:g} seconds.")
+        self._ahead += seconds
         clock.shift(self._ahead)
 
     # ------------------------------------------------------------------ work

@@ -82,6 +82,8 @@ class Child:
     """What was ended; the child is killed when the others are done, or at `doom`."""
     doom: float = NEVER
     killed: bool = False
+    cut: bool = False
+    """It was killed only because its link had come to its end by itself."""
     idle_since: float = field(default_factory=time.monotonic)
     """Monotonic time at which it was last seen running, or without work."""
     born: float = field(default_factory=time.monotonic)

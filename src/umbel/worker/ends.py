@@ -83,7 +83,7 @@ class Ends:
                 "Task %s[%s] had ended and is stored; its process was lost in its handlers",
                 held.headers.task, held.headers.id,
             )  # fmt: skip
-        if not (child.told_to_end or child.killed):
+        if not (child.told_to_end or (child.killed and not child.cut)):
             logger.error("Child %d (slot %d) was lost: %s", child.pid, child.seat, cause)
         started = list(child.held.values())
         alone = len(started) + len(child.finishing) == 1
@@ -112,10 +112,7 @@ class Ends:
 
     def _lose(self, child: Child, held: Held, cause: str, *, alone: bool) -> Settlement:
         delivery, headers = held.delivery, held.headers
-        if not child.killed:
-            logger.error(
-                "Task %s[%s] was lost with its process: %s", headers.task, headers.id, cause
-            )
+        logger.error("Task %s[%s] was lost with its process: %s", headers.task, headers.id, cause)
         if alone:
             return self._settler.lost(delivery, headers, cause, child.last_stacks())
         others = f"{cause}, while it ran others too"

@@ -7,10 +7,12 @@ handler that waits for a mail server holds nobody up.
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, ParamSpec
 
 from umbel import signals, states
 from umbel.app import App
@@ -24,6 +26,7 @@ from umbel.message.task import Headers
 
 logger: logging.Logger = logging.getLogger("umbel.worker")
 
+P = ParamSpec("P")
 PATIENCE: Final = 5.0
 """Seconds that handlers get to come to an end when the worker stops."""
 
@@ -38,6 +41,19 @@ class Notice(NamedTuple):
     einfo: ExceptionInfo
 
 
+def guarded(tell: Callable[P, None]) -> Callable[P, None]:
+    """A notice whose error is logged: it is told to people, and the worker goes on."""
+
+    @functools.wraps(tell)
+    def tell_or_log(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except (Exception, SystemExit):
+            logger.exception("A notice failed (%s); the worker goes on", tell.__name__)
+
+    return tell_or_log
+
+
 class Notices:
     """Tells of ends that the supervisor has decided."""
 
@@ -48,6 +64,7 @@ class Notices:
         self._stored: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @guarded
     def add(
         self, delivery: Delivery, headers: Headers, error: BaseException, stacks: str, *,
         state: str = states.FAILURE,
@@ -62,9 +79,9 @@ class Notices:
             return
         text = f"{stacks}{type(error).__module__}.{type(error).__qualname__}: {error}\n"
         request = request_of(self._app, delivery, headers, self._node)
-        reason = (
-            Retry("", error) if state == states.RETRY and isinstance(error, Exception) else error
-        )
+        reason = error
+        if state == states.RETRY:
+            reason = Retry(None, error, task.default_retry_delay)
         self._unstored.append(Notice(steps, request, state, reason, ExceptionInfo(error, text)))
 
     def tell(self) -> None:
@@ -89,7 +106,7 @@ class Notices:
             scope = current.set(notice.request)
             try:
                 notice.steps.tell(notice.request, notice.state, notice.error, None, notice.einfo)
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("What became of %s could not be told", notice.request.id)
             finally:
                 current.reset(scope)
@@ -117,12 +134,14 @@ def request_of(app: App, delivery: Delivery, headers: Headers, node: str) -> Req
     return request
 
 
+@guarded
 def tell_received(app: App, delivery: Delivery, headers: Headers, node: str) -> None:
     """A message was claimed and will run."""
     if signals.task_received.receivers:
         signals.task_received.send(node, request=request_of(app, delivery, headers, node))
 
 
+@guarded
 def tell_revoked(
     app: App, delivery: Delivery, headers: Headers, node: str, *, expired: bool
 ) -> None:
@@ -137,12 +156,14 @@ def tell_revoked(
         )
 
 
+@guarded
 def tell_rejected(delivery: Delivery, node: str, error: Exception) -> None:
     """What was claimed is no task message, or none that may be read."""
     if signals.task_rejected.receivers:
         signals.task_rejected.send(node, message=delivery, exc=error)
 
 
+@guarded
 def tell_unknown(delivery: Delivery, headers: Headers, node: str, error: Exception) -> None:
     """No task of a message's name is registered here."""
     if signals.task_unknown.receivers:

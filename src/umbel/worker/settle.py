@@ -116,7 +116,7 @@ class Settler:
                 delivery.number, delivery.worker, delivery.attempt, end, history=entry
             )
         detail = f"{charged} attempts killed their process; the last one: {cause}\n{stacks}"
-        end = Bury(headers.id, headers.task, "lost", detail, charged)
+        end = self._bury(headers, "lost", detail, charged)
         self._note(delivery, headers, error, stacks)
         return self._close(delivery, headers, end, states.FAILURE, error, stacks)
 
@@ -187,7 +187,7 @@ class Settler:
         try:
             self._app.lookup(headers.task)
         except NotRegistered as error:
-            end = Bury(headers.id, headers.task, "unknown", str(error))
+            end = self._bury(headers, "unknown", str(error))
             return self._close(delivery, headers, end, states.FAILURE, error)
         return self.put_back(delivery)  # registered meanwhile
 
@@ -196,14 +196,20 @@ class Settler:
     ) -> Settlement:
         """It is not a message that can be run."""
         if headers is None:
+            logger.error(
+                "A message of the queue %r is a dead letter (undecodable): %s. %s",
+                delivery.queue,
+                why,
+                self._advice("list"),
+            )
             end = Bury("", "", "undecodable", why)
             return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
-        end = Bury(headers.id, headers.task, "undecodable", why)
+        end = self._bury(headers, "undecodable", why)
         return self._close(delivery, headers, end, states.FAILURE, DecodeError(why))
 
     def disallowed(self, delivery: Delivery, why: str, headers: Headers) -> Settlement:
         """Its content is of a type that is not accepted, so it was not decoded."""
-        end = Bury(headers.id, headers.task, "disallowed", why)
+        end = self._bury(headers, "disallowed", why)
         return self._close(delivery, headers, end, states.FAILURE, ContentDisallowed(why))
 
     def untrusted(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
@@ -214,6 +220,19 @@ class Settler:
         logger.error("Refused a message of task %s[%s]: %s", headers.task, headers.id, why)
         end = Bury(headers.id, headers.task, "untrusted", why)
         return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
+
+    def _bury(self, headers: Headers, reason: str, detail: str, charged: int | None = None) -> Bury:
+        """Make a dead letter of it, and say so: it will not run unless somebody replays it."""
+        logger.error(
+            "Task %s[%s] is a dead letter (%s): %s. %s",
+            headers.task, headers.id, reason, detail.partition("\n")[0].rstrip("."),
+            self._advice("show", headers.id),
+        )  # fmt: skip
+        return Bury(headers.id, headers.task, reason, detail, charged)
+
+    def _advice(self, *words: str) -> str:
+        app = f"-A {self._app.module} " if self._app.module else ""
+        return f"See it: umbel {app}dead {' '.join(words)}"
 
     def put_back(
         self,

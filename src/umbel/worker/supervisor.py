@@ -13,7 +13,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from umbel import clock, signals
@@ -245,6 +245,7 @@ class Supervisor:
         if child.link.at_end and not child.killed:
             # It is ending, or its task has closed the worker's descriptors: no outcome can come.
             self._selector.unregister(child.link)
+            child.cut = True
             self._children.kill(child)
 
     def _reap(self) -> bool:
@@ -274,7 +275,7 @@ class Supervisor:
         status = report["status"]
         cold = self.shutdown.how == "cold" and child.killed
         self._ends.by_death(child, status, report["memory"], cold=cold)
-        expected = child.told_to_end or child.killed
+        expected = child.told_to_end or (child.killed and not child.cut)
         self._drop_child(child)
         if self.shutdown.how is not None:
             return
@@ -442,7 +443,7 @@ class Supervisor:
             self.options.app_name,
             import_path(),
             self.incarnation.node,
-            self.options.log,
+            replace(self.options.log, node=self.incarnation.node),
             list(self.options.include),
             dict(self.options.settings),
             bool(self._max_memory),
