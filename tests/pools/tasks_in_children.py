@@ -141,3 +141,51 @@ def own_descriptors() -> int:
 @app.task
 def imported() -> list[str]:
     return [name for name in ("asyncio", "sqlite3", "click") if name in sys.modules]
+
+
+@app.task
+def close_the_loop() -> None:
+    """The idiom of code for older Pythons."""
+    import asyncio
+
+    loop = asyncio.get_event_loop_policy().get_event_loop()
+    loop.close()
+
+
+went_on: list[str] = []
+
+
+@app.task
+async def stop_the_loop() -> None:
+    import asyncio
+
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    went_on.append("after its failure")
+
+
+@app.task
+async def what_went_on() -> list[str]:
+    import asyncio
+
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return went_on
+
+
+@app.task
+def descriptors_of_a_program() -> list[str]:
+    """What a program that a task starts carelessly has inherited."""
+    import subprocess
+
+    listed = subprocess.run(
+        ["ls", "-l", "/proc/self/fd"], close_fds=False, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.splitlines()
+
+
+@app.task
+def stop_the_clock() -> None:
+    import time
+
+    time.perf_counter = lambda: float("nan")

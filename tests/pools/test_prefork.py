@@ -174,3 +174,26 @@ assert serve(control, 0) is None
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_task_may_close_the_event_loop(worker: Worker) -> None:
+    worker.run("loop_identity")
+    worker.run("close_the_loop")
+    assert worker.run("loop_identity")
+
+
+def test_a_coroutine_does_not_go_on_after_its_failure(worker: Worker) -> None:
+    with pytest.raises(RuntimeError):
+        worker.run("stop_the_loop")
+    assert worker.run("what_went_on") == []
+
+
+def test_what_a_task_starts_does_not_hold_the_lock_of_its_worker(worker: Worker) -> None:
+    """Nobody could take over from the dead while it lives."""
+    home = os.path.dirname(worker.app.engine.name)
+    assert [line for line in worker.run("descriptors_of_a_program") if home in line] == []
+
+
+def test_a_task_may_patch_the_clock(worker: Worker) -> None:
+    worker.run("stop_the_clock")
+    assert worker.run("frames")

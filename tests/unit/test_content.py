@@ -301,3 +301,17 @@ def test_a_retry_with_new_arguments_is_written_as_the_message_was(
     assert json.loads(again)["content-type"] == json.loads(payload)["content-type"]
     with pytest.raises(EncodeError, match="limit"):
         task_message.encode_body(value, message, 5)
+
+
+@pytest.mark.parametrize("name", ["task", "id"])
+def test_a_message_of_protocol_1_that_is_no_text_is_refused(name: str) -> None:
+    payload = protocol_1({**FULL, name: "\ud800"})
+    for read in (task_message.decode, task_message.decode_headers):
+        with pytest.raises(DecodeError):
+            read(payload)
+
+
+def test_a_message_of_protocol_1_with_odd_properties_is_refused() -> None:
+    payload = protocol_1(FULL, properties={"delivery_tag": 5, "delivery_info": []})
+    with pytest.raises(DecodeError):
+        task_message.decode(payload)

@@ -515,3 +515,45 @@ def test_what_a_receiver_sets_in_the_context_is_there_in_the_task(umbel: Harness
     assert result.get() == "blue"
     assert told == ["green"]
     assert tenant.get() == "nobody"
+
+
+class DeniedError(Exception):
+    """Looks at nothing but itself."""
+
+    def with_traceback(self, frames: Any) -> Any:
+        return None
+
+
+class BrokenError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    def __bool__(self) -> bool:
+        raise ValueError("no truth")
+
+
+class Shy:
+    def __repr__(self) -> str:
+        raise ValueError("no form")
+
+
+@pytest.mark.parametrize("what", ["denied", "broken", "reject", "shy"])
+def test_a_run_whose_end_cannot_be_looked_at_ends_once(umbel: Harness, what: str) -> None:
+    runs: list[str] = []
+
+    @app.task(name=f"runs.odd_{what}", bind=True, secret=("token",))
+    def odd(self: Task[..., Any], token: str) -> object:
+        runs.append(token)
+        match what:
+            case "denied":
+                raise DeniedError
+            case "broken":
+                raise BrokenError
+            case "reject":
+                raise Reject("\ud800")
+        return {"form": Shy()} if what == "shy" else None
+
+    result = odd.delay("secret")
+    umbel.run(propagate=False)
+    assert result.state == "FAILURE"
+    assert runs == ["secret"]

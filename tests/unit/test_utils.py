@@ -119,3 +119,15 @@ def test_the_current_task_and_the_default_app_can_be_set() -> None:
     assert not umbel.current_task  # type: ignore[truthy-bool]  # it stands for one
     assert pop_current_task() is None
     State.current, State.default = before
+
+
+def test_a_line_of_many_pieces_is_logged_without_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    """A progress bar of dots: each is a write of its own."""
+    logger = get_logger("printed")
+    logger.setLevel("INFO")
+    proxy = LoggingProxy(logger, "WARNING", io.StringIO())
+    for _ in range(20_000):
+        print(".", end="", file=proxy)
+    proxy.flush()
+    assert sum(len(record.getMessage()) for record in caplog.records) == 20_000
+    assert len(caplog.records) < 100

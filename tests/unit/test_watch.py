@@ -45,3 +45,14 @@ def test_an_unreachable_store_starts_the_watch_again() -> None:
     watch.start_again()
     assert look(watch, 7, 130.0, 155.0) == []
     assert look(watch, 7, 160.0, 160.0) == ["w1"]
+
+
+def test_a_short_lease_does_not_blind_a_judge_to_the_others() -> None:
+    """Looks come each second, whatever the leases are."""
+    watch = Watch()
+    dead: list[str] = []
+    for second in range(32):
+        both = [record(1, 7), record(2, second, lease=1.5)]
+        dead += [r.node for r in watch.overdue(both, 100.0 + second)]
+    assert dead == ["w1", "w1"]
+    assert look(Watch(), 7, 100.0, 103.0, step=1.0) == []

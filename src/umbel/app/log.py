@@ -284,6 +284,10 @@ def expand_file(path: str, node: str, slot: int | None = None) -> str:
 # ------------------------------------------------------------------ what tasks print
 
 
+PIECES: Final = 1000
+"""A line that is printed in more pieces than this is logged in parts."""
+
+
 class LoggingProxy(io.TextIOBase):
     """A stream whose whole lines go to a logger (`celery.utils.log.LoggingProxy`).
 
@@ -306,16 +310,35 @@ class LoggingProxy(io.TextIOBase):
         """Take text in, and log each line that it ends."""
         if getattr(self._local, "busy", False):  # a handler complains of its own failure
             return self._stream.write(text)
-        *lines, self._local.rest = (getattr(self._local, "rest", "") + text).split("\n")
-        for line in lines:
+        rest = self._rest()
+        first, *others = text.split("\n")
+        rest.append(first)
+        if others or len(rest) > PIECES:
+            self._log("".join(rest))
+            rest.clear()
+        for line in others[:-1]:
             self._log(line)
+        if others:
+            rest.append(others[-1])
         return len(text)
+
+    def _rest(self) -> list[str]:
+        """The pieces of the line that this thread has begun."""
+        rest: list[str] | None = getattr(self._local, "rest", None)
+        if rest is None:
+            rest = self._local.rest = []
+        return rest
 
     def flush(self) -> None:
         """Log what was begun."""
-        rest, self._local.rest = getattr(self._local, "rest", ""), ""
-        self._log(rest)
+        if not getattr(self._local, "busy", False):
+            self._log_rest(self._rest())
         self._stream.flush()
+
+    def _log_rest(self, rest: list[str]) -> None:
+        line = "".join(rest)
+        rest.clear()
+        self._log(line)
 
     def _log(self, line: str) -> None:
         if not line.strip():

@@ -8,10 +8,10 @@ pools apart; what begins and finishes a run is in `umbel.app.steps`.
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from time import perf_counter  # the function itself: a task may patch the module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,14 +100,14 @@ class Pipeline:
         context, message = run.context, run.message
         failure: BaseException | None = None
         value: Any = None
-        start = time.perf_counter()
+        start = perf_counter()
         try:
             if run.begins:
                 context.run(run.begin)
             value = context.run(call, run.number, run.steps.task, message.args, message.kwargs)
         except BaseException as raised:  # noqa: BLE001  (SystemExit too ends only the task)
             failure = raised
-        return context.run(self.close, run, value, failure, time.perf_counter() - start)
+        return context.run(self.close, run, value, failure, perf_counter() - start)
 
     def open(self, number: int, payload: bytes, deliveries: int) -> Run | Outcome:
         """Decode a delivery and look its task up; the outcome at once if that cannot be done."""
@@ -137,13 +137,17 @@ class Pipeline:
         To be called in the run's context.
         """
         steps, request = run.steps, run.request
-        if failure is not None:
-            failure = failure.with_traceback(_own_frames_off(failure.__traceback__))
-            if steps.retried:
-                failure = _consider_retry(steps, request, failure)
-        outcome = self._conclude(steps, request, run.payload, run.message, value, failure)
-        if outcome.ending == "success":
-            log_success(request, _shown(steps.task, request, value), runtime)
+        try:
+            if failure is not None:
+                # The class's own: what a task raises may have overridden it.
+                BaseException.with_traceback(failure, _own_frames_off(failure.__traceback__))
+                if steps.retried:
+                    failure = _consider_retry(steps, request, failure)
+            outcome = self._conclude(steps, request, run.payload, run.message, value, failure)
+            if outcome.ending == "success":
+                log_success(request, _shown(steps.task, request, value), runtime)
+        except BaseException as odd:  # noqa: BLE001  (what it returned or raised cannot be told)
+            outcome = self._conclude_odd(steps, request, odd)
         outcome.number, outcome.runtime = run.number, runtime
         if self._report_memory:
             outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -242,11 +246,24 @@ class Pipeline:
             0, "rejected" if steps.keeps_failures else "failure", result=meta, error=summary
         )
 
+    def _conclude_odd(self, steps: Steps, request: Request, odd: BaseException) -> Outcome:
+        """Of a run whose end itself raises when it is looked at: methods of the user's objects."""
+        request.retry = None
+        return self._conclude_failure(
+            steps,
+            request,
+            RuntimeError(
+                f"{request.task} has run, and what it returned or raised cannot be stored: looking "
+                f"at it raises {type(odd).__name__}. Look for a __repr__, __str__, __bool__ or "
+                "__class__ of its own that fails."
+            ),
+        )
+
     def _conclude_rejection(self, steps: Steps, request: Request, error: Reject) -> Outcome:
         log_flow(request, error)
         request.end = (states.REJECTED, error)
         record = describe_exception(error)
-        summary = f"rejected by the task: {error.reason}"[:500]
+        summary = _text(f"rejected by the task: {error.reason}")
         if error.requeue:
             return Outcome(0, "requeued", error=summary)
         return Outcome(
@@ -261,7 +278,7 @@ class Pipeline:
         follow_ups: tuple[FollowUp, ...],
         error: BaseException | None,
     ) -> Outcome:
-        cause = plan.exc or Retry("Retry")
+        cause = Retry("Retry") if plan.exc is None else plan.exc
         record = describe_exception(cause)
         summary = _summarize(record)
         log_retry(request, plan)
@@ -358,9 +375,12 @@ def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:
 
 
 def _summarize(record: ErrorRecord) -> str:
-    text = f"{record['exc_type']}: {', '.join(map(str, record['exc_message']))}"[:500]
+    return _text(f"{record['exc_type']}: {', '.join(map(str, record['exc_message']))}")
+
+
+def _text(text: str) -> str:
     # A lone surrogate, as in a file's name that is no text, fits into no message.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text[:500].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _explain(task: Task[..., Any], what: str, refusal: EncodeError) -> EncodeError:

@@ -491,7 +491,8 @@ def tell(asked: Invocation, event: dict[str, Any], text: str) -> None:
         print_json(event)
     elif not asked.quiet:
         click.echo(text, err=True)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it may have been closed
+        sys.stdout.flush()
 
 
 IDLE_OPTIONS: Final = {

@@ -261,15 +261,16 @@ def upgrade(payload: bytes | memoryview, error: Exception | None = None) -> byte
         made.group = made.group or body.get("taskset")
         made.argsrepr, made.kwargsrepr = describe(tuple(args)), describe(dict(kwargs))
         new_headers = {**headers, **msgspec.to_builtins(made)}
+        text = binascii.b2a_base64(serializer.dumps((args, kwargs, embed)), newline=False)
+        properties["body_encoding"] = "base64"
+        upgraded = {"headers": new_headers, "properties": properties, "body": text.decode("ascii")}
+        payload = _encode({**envelope, **upgraded})
+        _decode_envelope(payload)  # what was taken over as it stood may be none
     except DecodeError:
         raise
     except Exception as wrong:
         raise DecodeError(f"not a task message: {error or wrong}") from wrong
-    text = binascii.b2a_base64(serializer.dumps((args, kwargs, embed)), newline=False)
-    properties["body_encoding"] = "base64"
-    return _encode(
-        {**envelope, "headers": new_headers, "properties": properties, "body": text.decode("ascii")}
-    )
+    return payload
 
 
 _OF_PROTOCOL_1: Final = (

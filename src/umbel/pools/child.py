@@ -74,6 +74,7 @@ def prepare(setup: Setup, seat: int, *, prints: bool) -> Pipeline:
         app.conf.override(setup.settings, "command line")
         import_modules(app, setup.include)
         app.finalize()
+        pipeline = Pipeline(app, setup.node, report_memory=setup.report_memory)
     except Exception:  # noqa: BLE001  (the user's own import error, shown as it is)
         traceback.print_exc()
         sys.exit(IMPORT_FAILED)
@@ -83,7 +84,7 @@ def prepare(setup: Setup, seat: int, *, prints: bool) -> Pipeline:
     set_up_logging(app.conf, setup.log, seat, redirects=not prints)
     signals.worker_process_init.send(setup.node)
     gc.unfreeze()
-    return Pipeline(app, setup.node, report_memory=setup.report_memory)
+    return pipeline
 
 
 def let_go(table: SlotTable, run_file: int) -> None:

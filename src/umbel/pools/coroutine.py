@@ -28,6 +28,10 @@ class Interruptible(Coroutine[Any, Any, Any]):
         """Whether its code is being executed at this moment."""
         return self._coroutine.cr_running
 
+    def has_ended(self) -> bool:
+        """Whether it has returned or raised."""
+        return self._coroutine.cr_frame is None
+
     def frames(self) -> list[str]:
         """Where it waits, outermost first, as faulthandler writes frames."""
         lines: list[str] = []

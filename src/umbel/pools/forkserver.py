@@ -44,6 +44,8 @@ def main(control_number: int) -> NoReturn:
     gc.freeze()
     # The run file comes first; its lock lives as long as any of us holds it.
     _, run_files, _, _ = socket.recv_fds(control, PACKET, 1)
+    for run_file in run_files:  # received ones are inherited, by whatever a task starts
+        os.set_inheritable(run_file, False)
     birth = serve(control, run_files[0]) if run_files else None
     if birth is not None:
         if not birth[3]:

@@ -39,14 +39,19 @@ class MainThread:
                 slot.coroutine = Interruptible(value)
                 slot.inside = number
                 # Without it, the runner would run all in the context of its first coroutine.
-                value = runner.run(slot.coroutine, context=copy_context())
+                try:
+                    value = runner.run(slot.coroutine, context=copy_context())
+                finally:
+                    if not slot.coroutine.has_ended():  # loop.stop(): it must not go on later
+                        self.close()
         finally:
             slot.inside = 0
             slot.coroutine = None
         return value
 
     def _loop_runner(self) -> asyncio.Runner:
-        if self._runner is None:
+        # A task may have closed it, as code for older Pythons does with "its" loop.
+        if self._runner is None or self._runner.get_loop().is_closed():
             import asyncio
 
             self._runner = asyncio.Runner()
@@ -73,5 +78,6 @@ class MainThread:
 
     def close(self) -> None:
         """Close the event loop."""
-        if self._runner is not None:
-            self._runner.close()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()

@@ -33,6 +33,8 @@ SHUT: Final = 0.25
 SUSPECT_HOARD: Final = 2.0
 """The same for a suspect, for which a fresh child has to start first."""
 SMOOTHING: Final = 0.2
+LONGEST: Final = 1e7
+"""Seconds; no run takes longer."""
 LOOK_EACH: Final = 0.00001
 """Seconds between two looks at the slots of a child, for each of them."""
 
@@ -51,6 +53,8 @@ class Dispatcher:
     def learn(self, held: Held, runtime: float) -> None:
         """Take a run time into the estimates."""
         name = held.headers.task
+        if not 0.0 <= runtime < LONGEST:
+            return  # a task has tampered with the clock
         cost = runtime + 0.00003  # what the pipeline itself takes
         known = self._costs.get(name)
         self._costs[name] = cost if known is None else known + SMOOTHING * (cost - known)

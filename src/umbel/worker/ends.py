@@ -59,7 +59,14 @@ class Ends:
             child.retiring = True
         self._dispatcher.learn(held, outcome.runtime)
         if not held.disowned:
-            self._settlements.append(self._gate.ended(held, outcome))
+            try:
+                settlement = self._gate.ended(held, outcome)
+            except Exception as error:
+                logger.exception("An outcome of %s could not be settled", held.headers.id)
+                settlement = self._settler.undecodable(
+                    held.delivery, f"its outcome could not be settled: {error!r}", held.headers
+                )
+            self._settlements.append(settlement)
 
     def by_limit(self, child: Child, verdict: Verdict, stacks: str) -> None:
         """A delivery's time is over; its child will be killed for it."""

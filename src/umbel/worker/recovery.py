@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from umbel.app import App
 from umbel.engines.broker import Delivery, Settlement
@@ -22,6 +23,11 @@ from umbel.message import task as task_message
 from umbel.worker.settle import Settler
 
 logger: logging.Logger = logging.getLogger("umbel.worker")
+
+
+HELD_UP: Final = 2.0
+"""Seconds between two looks that are no sign of a judge that was held up: looks come each second,
+whatever the lease of whoever is watched."""
 
 
 class Watch:
@@ -37,12 +43,11 @@ class Watch:
 
     def overdue(self, records: Sequence[WorkerRecord], now: float) -> list[WorkerRecord]:
         """The workers whose counter has stood still for a whole lease, as seen by this judge."""
-        shortest = min((record.lease for record in records), default=0.0)
-        if now - self._last > shortest / 2:
-            self.start_again()  # this judge itself was held up
-        self._last = now
+        pause, self._last = now - self._last, now
         dead: list[WorkerRecord] = []
         for record in records:
+            if pause > max(record.lease / 2, HELD_UP):  # this judge itself was held up
+                self._seen.pop(record.number, None)
             counter, since = self._seen.get(record.number, (-1, now))
             if counter != record.renewals:
                 self._seen[record.number] = (record.renewals, now)

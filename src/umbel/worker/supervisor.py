@@ -19,7 +19,7 @@ from typing import Final
 from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
-from umbel.engines.broker import Bury, Claim, LeaseLost, Settlement
+from umbel.engines.broker import Bury, Claim, Delivery, LeaseLost, Settlement
 from umbel.exceptions import OperationalError
 from umbel.pools.child import IMPORT_FAILED
 from umbel.pools.kinds import Layout, lay_out
@@ -306,7 +306,12 @@ class Supervisor:
             return
         except Exception:
             logger.exception("A batch of outcomes could not be stored; trying them one by one")
-            refused = self._commit_one_by_one()
+            try:
+                refused = self._commit_one_by_one()
+            except OperationalError as error:  # what is stored already will be refused next time
+                self._complain(error)
+                self._retry_at = time.monotonic() + STORE_RETRY
+                return
         self._complaint = ""
         self._retry_at = 0.0
         self._children.forget_early(settlement.number for settlement in self._settlements)
@@ -372,7 +377,7 @@ class Supervisor:
         try:
             if self._gate.learn_revocations(claim.revocations):
                 self._drop_revoked()
-            decisions = [self._gate.decide(delivery) for delivery in claim.deliveries]
+            decisions = [self._decide(delivery) for delivery in claim.deliveries]
             early = [d.delivery for d in decisions if isinstance(d, Held) and d.early]
             lost = set(self._broker.accept(early)) if early else set()
         except OperationalError:
@@ -385,6 +390,16 @@ class Supervisor:
             elif decision.delivery.number not in lost:
                 self._dispatcher.add(decision)
         self._commit()
+
+    def _decide(self, delivery: Delivery) -> Held | Settlement:
+        """The net around the gate: no message ends a worker."""
+        try:
+            return self._gate.decide(delivery)
+        except OperationalError:
+            raise
+        except Exception as error:
+            logger.exception("A message that no decision could be made on becomes a dead letter")
+            return self._settler.undecodable(delivery, f"no decision could be made: {error!r}")
 
     def _drop_revoked(self) -> None:
         """Look again at what was claimed before it was revoked and has not started."""
@@ -521,4 +536,4 @@ def import_path() -> list[str]:
     """`sys.path` with the working directory spelled out."""
     import sys
 
-    return [path or os.getcwd() for path in sys.path]
+    return [os.fspath(path) or os.getcwd() for path in sys.path]

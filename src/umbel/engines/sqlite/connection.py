@@ -236,6 +236,9 @@ def explain(error: sqlite3.Error, path: Path) -> Exception:
 
 def explain_in_use(error: Exception, path: Path) -> Exception:
     """The same for a store that has been in use: it may come back, so it can be tried again."""
+    if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
+        # No second try helps: it is what was to be stored (over SQLite's billion bytes).
+        return ValueError(f"The store {path} cannot take this: {error}.")
     if isinstance(error, sqlite3.Error):
         error = explain(error, path)
     return OperationalError(str(error)) if isinstance(error, ImproperlyConfigured) else error
