@@ -66,6 +66,14 @@ def whoami(self):
     return self.request.id
 
 
+@app.task(reject_on_worker_lost=False, time_limit=0.3)
+def end(how):
+    if how == "die":
+        os.kill(os.getpid(), 9)
+    while True:
+        pass
+
+
 @app.task(bind=True)
 def where(self):
     return [self.request.loglevel, self.request.logfile]
@@ -199,6 +207,19 @@ def test_the_name_that_a_second_worker_gets_is_in_its_lines(tmp_path: Path) -> N
         log.wait_for(f"{sent}.*succeeded")
     assert {json.loads(line)["worker"] for line in log.lines()} == {f"celery2@{host}"}
     assert not (project.folder / "celery.log").exists()
+
+
+def test_an_end_that_no_child_could_tell_is_told_under_its_shadow(
+    live: tuple[Project, Log],
+) -> None:
+    project, log = live
+    sent = project.send("tasks.end", "die", shadow="short")
+    (line,) = log.wait_for(rf"\[{sent}\] was lost")
+    assert f"Task short[{sent}] was lost with its process: killed by SIGKILL" in line
+    assert re.search(r"ERROR/MainProcess\] Child \d+ \(slot 0\) was lost: ", "\n".join(log.lines()))
+    sent = project.send("tasks.end", "spin", shadow="short")
+    (line,) = log.wait_for(rf"\[{sent}\]: TimeLimit")
+    assert f"Task short[{sent}]: TimeLimitExceeded" in line
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -75,10 +75,10 @@ class Ends:
         if child.finishing.pop(delivery.number, None) is not None:
             logger.error(
                 "Task %s[%s] had ended and is stored; its handlers are ended: %r",
-                headers.task, headers.id, error,
+                headers.shown_name, headers.id, error,
             )  # fmt: skip
         elif self._dispatcher.release(child, delivery.number) is not None and not held.disowned:
-            logger.error("Task %s[%s]: %r", headers.task, headers.id, error)
+            logger.error("Task %s[%s]: %r", headers.shown_name, headers.id, error)
             self._settlements.append(self._settler.timed_out(delivery, headers, error, stacks))
 
     def by_death(self, child: Child, status: int, memory: int, *, cold: bool) -> None:
@@ -88,7 +88,7 @@ class Ends:
         for held in child.finishing.values():
             logger.error(
                 "Task %s[%s] had ended and is stored; its process was lost in its handlers",
-                held.headers.task, held.headers.id,
+                held.headers.shown_name, held.headers.id,
             )  # fmt: skip
         if not (child.told_to_end or (child.killed and not child.cut)):
             logger.error("Child %d (slot %d) was lost: %s", child.pid, child.seat, cause)
@@ -119,7 +119,9 @@ class Ends:
 
     def _lose(self, child: Child, held: Held, cause: str, *, alone: bool) -> Settlement:
         delivery, headers = held.delivery, held.headers
-        logger.error("Task %s[%s] was lost with its process: %s", headers.task, headers.id, cause)
+        logger.error(
+            "Task %s[%s] was lost with its process: %s", headers.shown_name, headers.id, cause
+        )
         if alone:
             return self._settler.lost(delivery, headers, cause, child.last_stacks())
         others = f"{cause}, while it ran others too"
