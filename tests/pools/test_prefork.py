@@ -190,7 +190,7 @@ def test_a_coroutine_does_not_go_on_after_its_failure(worker: Worker) -> None:
 
 def test_what_a_task_starts_does_not_hold_the_lock_of_its_worker(worker: Worker) -> None:
     """Nobody could take over from the dead while it lives."""
-    home = os.path.dirname(worker.app.engine.name)
+    home = str(Path(worker.app.engine.name).parent)
     assert [line for line in worker.run("descriptors_of_a_program") if home in line] == []
 
 
