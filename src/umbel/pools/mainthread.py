@@ -37,6 +37,7 @@ class MainThread:
                 slot.inside = 0
                 runner = self._loop_runner()
                 slot.coroutine = Interruptible(value)
+                slot.begin(number)  # making the loop is not the task's time
                 slot.inside = number
                 # Without it, the runner would run all in the context of its first coroutine.
                 try:

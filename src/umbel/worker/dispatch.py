@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from umbel.engines.broker import MAX_CLAIM
@@ -63,8 +64,12 @@ class Dispatcher:
     def add(self, held: Held) -> None:
         """Take in a claimed delivery."""
         held.since = time.monotonic()
-        held.cost = self._costs.get(held.headers.task, UNKNOWN_COST)
+        self._estimate(held)
         (self.suspects if held.delivery.suspect else self.hand).append(held)
+
+    def _estimate(self, held: Held) -> None:
+        cost = held.cost = self._costs.get(held.headers.task, UNKNOWN_COST)
+        held.share = min(READ_AHEAD, cost)
 
     # ------------------------------------------------------------------ room
 
@@ -107,8 +112,7 @@ class Dispatcher:
             return True
         if held.early or waiting >= WINDOW - 1:
             return False
-        cost = min(READ_AHEAD, held.cost)
-        return child.load + cost <= READ_AHEAD * slots or waiting < self._cover(child)
+        return child.load + held.share <= READ_AHEAD * slots or waiting < self._cover(child)
 
     # ------------------------------------------------------------------ handing out
 
@@ -119,28 +123,34 @@ class Dispatcher:
             self._place_suspects(plan)
         if not self.hand:
             return plan
-        ready = [c for c in self._children if self._open(c) and not c.spare]
-        gifts: dict[int, list[Held]] = {}
-        while self.hand and ready:
-            child = min(ready, key=_load) if len(ready) > 1 else ready[0]
-            held = self.hand[0]
+        gifts = [
+            (_load(child), child.seat, child, list[Held]())
+            for child in self._children
+            if self._open(child) and not child.spare
+        ]
+        plan += [(child, given) for _, _, child, given in gifts]
+        heapify(gifts)  # the child with the least load is the first
+        hand = self.hand
+        while hand and gifts:
+            _, seat, child, given = gifts[0]
+            held = hand[0]
             if not self._fits(child, held):
-                ready.remove(child)
+                heappop(gifts)
                 continue
-            self.hand.popleft()
+            hand.popleft()
             self._assign(child, held)
-            gifts.setdefault(child.seat, []).append(held)
+            given.append(held)
             if child.retiring:
-                ready.remove(child)
-        by_seat = self._children.by_seat
-        plan += [(by_seat[seat], held) for seat, held in gifts.items()]
-        return plan
+                heappop(gifts)
+            else:
+                heapreplace(gifts, (_load(child), seat, child, given))
+        return [(child, given) for child, given in plan if given]
 
     def _assign(self, child: Child, held: Held) -> None:
         child.held[held.delivery.number] = held
         if held.early:
             self._children.note_early(held.delivery.number)
-        child.load += min(held.cost, READ_AHEAD)
+        child.load += held.share
         child.taken_up = False
         if self._max_tasks and child.done + len(child.held) >= self._max_tasks:
             child.retiring = True
@@ -174,7 +184,7 @@ class Dispatcher:
         """Take a delivery from a child: it has ended there, or goes elsewhere."""
         held = child.held.pop(number, None)
         if held is not None:
-            child.load = max(0.0, child.load - min(held.cost, READ_AHEAD)) if child.held else 0.0
+            child.load = max(0.0, child.load - held.share) if child.held else 0.0
         return held
 
     # ------------------------------------------------------------------ taking back
@@ -232,7 +242,7 @@ class Dispatcher:
 
     def _return_to_hand(self, recalled: list[Held]) -> None:
         for held in reversed(recalled):
-            held.cost = self._costs.get(held.headers.task, UNKNOWN_COST)
+            self._estimate(held)
             (self.suspects if held.delivery.suspect else self.hand).appendleft(held)
 
     def take_back(self, child: Child) -> None:

@@ -41,6 +41,8 @@ class Held(msgspec.Struct, gc=False):
     """To be acknowledged before it starts."""
     cost: float = 0.0
     """Estimated run time in seconds."""
+    share: float = 0.0
+    """The same, at most what a slot's share of read-ahead is."""
     since: float = 0.0
     """Monotonic time since which it waits for a slot."""
     look: float = NEVER
