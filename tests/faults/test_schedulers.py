@@ -226,7 +226,7 @@ def test_five_schedulers_send_each_tick_once(
         victim = scene.sender() if chance.random() < 0.7 else chance.choice([*scene.schedulers])
         if victim not in scene.schedulers:
             continue
-        if chance.random() < 0.5:
+        if kills and chance.random() < 0.5:
             scene.stop(victim)
             time.sleep(chance.uniform(0.1, 1.0))
             scene.go_on(victim)
