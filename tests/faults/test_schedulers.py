@@ -222,7 +222,7 @@ def test_five_schedulers_send_each_tick_once(
         scene.start_scheduler(chance.uniform(-2, 2))
     wait_until(lambda: len(scene.ticks()) > 20, "the first ticks", 20)
     kills = stops = takeovers = 0
-    while len(scene.ticks()) < wanted:
+    while len(scene.ticks()) < wanted or kills < 2:
         victim = scene.sender() if chance.random() < 0.7 else chance.choice([*scene.schedulers])
         if victim not in scene.schedulers:
             continue
@@ -253,7 +253,6 @@ def test_five_schedulers_send_each_tick_once(
         ticks=len(found), kills=kills, stops=stops, takeovers=takeovers,
         senders=len({tick.pid for tick in found}), longest_gap=round(max(gaps), 2),
     )  # fmt: skip
-    assert kills
     assert len({tick.pid for tick in found}) >= 4
     assert max(gaps) < GAP, f"nothing was sent for {max(gaps):.2f} s"
     early = [tick for tick in found if tick.sent + scene.skews[tick.pid] < tick.due - 0.002]
@@ -292,7 +291,7 @@ def test_schedulers_of_one_file_send_each_tick_once(
     for _ in range(3):
         scene.start_scheduler()
     kills = 0
-    while len(scene.ticks()) < rounds(short=250, full=5_000):
+    while len(scene.ticks()) < rounds(short=250, full=5_000) or kills < 3:
         before = len(scene.ticks())
         wait_until(lambda: len(scene.ticks()) > before, "the next tick", 20)  # noqa: B023
         time.sleep(chance.uniform(0.0, 0.2))
@@ -305,7 +304,6 @@ def test_schedulers_of_one_file_send_each_tick_once(
     judge(found)
     gap = max(takeover_times(found, scene.skews))
     record_proof(ticks=len(found), kills=kills, longest_gap=round(gap, 2))
-    assert kills > 1
     assert gap < GAP, f"nothing was sent for {gap:.2f} s"
 
 
