@@ -112,6 +112,8 @@ def test_options(project: Project) -> None:
         (["tasks.add", "-k", "{"], "'{' is not JSON"),
         (["tasks.add", "x=1", "x=2"], "'x' is given twice"),
         (["tasks.add", "x=1", "-k", '{"x": 2}'], "'x' is given twice"),
+        (["tasks.add", "1", "2", "--queue", "a,b"], "'a,b' cannot be a queue's name"),
+        ([""], "A task is sent by its name"),
         (["tasks.add", "1", "--counntdown=2"], "No such option '--counntdown'"),
         (["tasks.add", "1", "2", "--timeout", "2"], "--timeout says how long to --wait"),
     ],

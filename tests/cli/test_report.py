@@ -71,8 +71,20 @@ def test_tasks_of_all_modules_are_counted(project: Project) -> None:
     project.write("more.py", "from tasks import app\nprint('loud')\n@app.task\ndef f(): ...\n")
     assert project.ask("report")["tasks"] == before + 1
     project.write("more.py", "import nowhere_to_be_found\n")
-    (problem,) = project.ask("report", code=1)["problems"]
+    report = project.ask("report", code=1)
+    (problem,) = report["problems"]
     assert "nowhere_to_be_found" in problem
+    assert problem.endswith("more.py, line 1)")
+    assert "imports" in {one["name"] for one in report["settings"]}
+
+
+def test_a_module_does_not_hide_what_is_wrong_with_the_store(project: Project) -> None:
+    configure(project, "imports = ['more']\nbroker_url = 'gopher://x'\n")
+    project.write("more.py", "\n\n1 / 0\n")
+    store, module = project.ask("report", "--check", code=1)["problems"]
+    assert "gopher" in store
+    assert module.endswith("more.py, line 3)")
+    assert "broker_url" in project.say("report", "--check", code=1)
 
 
 def test_secrets_are_masked(project: Project) -> None:

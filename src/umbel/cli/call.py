@@ -201,8 +201,14 @@ def send(
     target: Target, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> AsyncResult[Any]:
     """Send a task, with a warning if the app does not know it."""
-    from umbel.exceptions import QueueNotFound, SerializerNotInstalled
+    from umbel.app.queues import check_name
+    from umbel.exceptions import ImproperlyConfigured, QueueNotFound, SerializerNotInstalled
 
+    try:
+        if "queue" in options:
+            check_name(options["queue"])
+    except ImproperlyConfigured as error:
+        raise Refusal(str(error), USAGE) from error
     task = target.app.tasks.get(name)
     try:
         if task is not None:

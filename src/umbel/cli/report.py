@@ -68,14 +68,39 @@ def find_problems(app: App) -> list[str]:
 
     try:
         app.conf.read()
+    except ImproperlyConfigured as error:
+        return str(error).splitlines()  # the rest rests on the settings
+    problems = []
+    try:
         _ = app.engine  # opened, which looks at the URLs and makes no file yet
+    except ImproperlyConfigured as error:
+        problems += str(error).splitlines()
+    try:
         with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of it
             app.import_default_modules()
     except ImproperlyConfigured as error:
-        return str(error).splitlines()
-    except Exception as error:  # noqa: BLE001  (whatever a module raises)
-        return [f"A module with tasks could not be imported: {error!r}"]
-    return []
+        problems += str(error).splitlines()
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a module raises)
+        problems.append(f"A module with tasks could not be imported: {error!r}{_place(error)}")
+    return problems
+
+
+def _place(error: BaseException) -> str:
+    """Where an import has failed: file and line of the error, or of what led to it."""
+    import importlib
+    import os
+    import traceback
+
+    if isinstance(error, SyntaxError):
+        return ""  # it names them itself
+    ours = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    machinery = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.sep, ours)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(machinery)
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
@@ -83,6 +108,7 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
     from importlib.metadata import version
 
     from umbel.app.values import censor
+    from umbel.exceptions import ImproperlyConfigured
 
     document: dict[str, Any] = {
         "umbel": __version__,
@@ -91,15 +117,19 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
         "packages": {package: version(package) for package in ("click", "msgspec")},
         "app": name,
     }
-    if problems:
-        return document | {"problems": problems}
     conf = app.conf
+    try:
+        conf.read()
+    except ImproperlyConfigured:
+        return document | {"problems": problems}
     settings = []
     for setting, value in sorted(conf.without_defaults().items()):
         origin, place = conf.origin(setting)
         settings.append(
             {"name": setting, "value": censor(setting, value), "origin": origin, "place": place}
         )
+    if problems:
+        return document | {"settings": settings, "problems": problems}
     return document | {
         "store": app.engine.name,
         "results": describe_results(app),
