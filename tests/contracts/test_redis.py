@@ -6,7 +6,9 @@ from functools import partial
 import pytest
 import redis
 
+from umbel import App
 from umbel.engines.apart import ApartEngine
+from umbel.engines.broker import StoredResult
 from umbel.engines.memory import MemoryEngine
 from umbel.engines.redis import RedisEngine
 from umbel.testing.contracts import (
@@ -86,3 +88,24 @@ class TestSchedulesApart(ResultsApart, ScheduleContract):
 
 class TestStateApart(ResultsApart, StateStoreContract):
     pass
+
+
+def test_keys_of_messages_and_of_results_have_prefixes_of_their_own() -> None:
+    mark = secrets.token_hex(4)
+    app = App(
+        "prefixes",
+        broker=URL,
+        backend="broker",
+        broker_transport_options={"global_keyprefix": f"sent-{mark}:"},
+        result_backend_transport_options={"global_keyprefix": f"kept-{mark}:"},
+        set_as_current=False,
+    )
+    app.send_task("nobody.knows", task_id=f"id-{mark}")
+    app.engine.results.put([StoredResult(f"id-{mark}", "SUCCESS", b'{"status": "SUCCESS"}')])
+    app.close()
+    with redis.Redis.from_url(URL) as client:
+        kept = list(client.scan_iter(f"kept-{mark}:*", count=1000))
+        sent = list(client.scan_iter(f"sent-{mark}:*", count=1000))
+        client.delete(*kept, *sent)
+    assert kept == [f"kept-{mark}:celery-task-meta-id-{mark}".encode()]
+    assert f"sent-{mark}:celery".encode() in sent
