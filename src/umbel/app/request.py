@@ -10,21 +10,12 @@ import msgspec
 
 from umbel._state import current_request
 from umbel.message import task as task_message
-from umbel.message.task import KNOWN_HEADERS
+from umbel.message.task import DEATH_NOTES, KNOWN_HEADERS
 
 if TYPE_CHECKING:
     from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
     from umbel.result import AsyncResult
-
-DEATH_NOTES: Final = frozenset(
-    {
-        "x-death",
-        *(f"x-{which}-death-{what}" for which in ("first", "last")
-          for what in ("exchange", "queue", "reason")),
-    }
-)  # fmt: skip
-"""Headers in which RabbitMQ keeps where a message has been; a copy of it has been nowhere."""
 
 
 class _Derived:
