@@ -41,9 +41,19 @@ def app(umbel: Harness) -> App:
                 raise RuntimeError("no") from error
         if how == "custom":
             raise CustomError(password)
+        if how == "group":
+            raise ExceptionGroup("several", [ExceptionGroup(f"of {password}", [ValueError(1)])])
+        if how == "in a group":
+            raise ExceptionGroup("several", [CustomError(password)])
+        if how == "code":
+            compile(f"x = {password} (", "formula", "exec")
         if how == "give back":
             return f"password {password}"
         return "in"
+
+    @app.task(name="debug", bind=True, secret=("password", "pin"))
+    def debug(self: Task[..., Any], password: str, *, pin: int) -> None:
+        logging.getLogger("vault").warning("Request: %r", self.request)
 
     @app.task(name="again", bind=True, secret=("token",), max_retries=1, default_retry_delay=1)
     def again(self: Task[..., Any], *, token: dict[str, str]) -> None:
@@ -85,7 +95,7 @@ def test_a_message_without_secrets_has_no_header_for_them(app: App) -> None:
     assert "umbel-secret" not in json.loads(waiting.payload)["headers"]
 
 
-@pytest.mark.parametrize("how", ["ok", "quote", "cause", "custom"])
+@pytest.mark.parametrize("how", ["ok", "quote", "cause", "custom", "group", "in a group", "code"])
 def test_errors_and_logs_do_not_tell(
     app: App, umbel: Harness, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -96,12 +106,32 @@ def test_errors_and_logs_do_not_tell(
     shown = everything_shown(app, umbel, caplog, sent.id)
     assert SECRET not in shown
     if how != "ok":
-        assert "********" in shown
+        assert how in {"group", "in a group", "code"} or "********" in shown
         error = sent.result
         assert isinstance(error, Exception)
-        names = {"quote": "ValueError", "cause": "RuntimeError", "custom": "CustomError"}
+        names = {
+            "quote": "ValueError", "cause": "RuntimeError", "custom": "CustomError",
+            "group": "ExceptionGroup", "in a group": "ExceptionGroup", "code": "SyntaxError",
+        }  # fmt: skip
         assert type(error).__name__ == names[how]
         assert SECRET not in "".join(traceback.format_exception(error))
+
+
+def test_a_request_that_is_printed_does_not_tell(
+    app: App, umbel: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.tasks["debug"].delay(SECRET, pin=123)
+    umbel.run()
+    assert "args" in caplog.text
+    assert "Request: <Request" in caplog.text
+    assert SECRET not in caplog.text
+    assert "'pin': '********'" in caplog.text
+
+
+def test_rare_options_leave_the_marks_in_the_message(app: App) -> None:
+    sent = app.tasks["login"].apply_async(("ann", SECRET), headers={"x": 1})
+    [waiting] = app.engine.broker.browse(id=sent.id)
+    assert task_message.decode_headers(waiting.payload).secret == ["password", 1]
 
 
 def test_extended_results_do_not_tell(app: App, umbel: Harness) -> None:
