@@ -215,4 +215,20 @@ def test_dead_letters_are_shown_without_them(app: App) -> None:
         number=1, id=sent.id, task="login", queue="celery", reason="lost", detail="", at=0.0,
         deliveries=3, payload=waiting.payload,
     )  # fmt: skip
-    assert _read_message(letter)["args"] == ["ann", "********"]
+    assert _read_message(app, letter)["args"] == ["ann", "********"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_nor_are_those_that_are_not_json(app: App, accepted: bool) -> None:
+    app.conf.accept_content = ["msgpack", "pickle"] if accepted else ["json"]
+    for serializer, readable in (("msgpack", accepted), ("pickle", False)):  # which is code
+        sent = app.tasks["login"].apply_async(("ann", SECRET), serializer=serializer)
+        [waiting] = app.engine.broker.browse(id=sent.id)
+        letter = DeadLetter(
+            number=1, id=sent.id, task="login", queue="celery", reason="lost", detail="", at=0.0,
+            deliveries=3, payload=waiting.payload,
+        )  # fmt: skip
+        shown = _read_message(app, letter)
+        assert shown["args"] == (["ann", "********"] if readable else None)
+        assert json.loads(waiting.payload)["body"] not in str(shown["payload"])
+        assert readable or sent.id in shown["payload"]
