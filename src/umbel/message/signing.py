@@ -166,11 +166,7 @@ def _what_is_signed(envelope: dict[str, Any], queue: str) -> bytes:
             envelope.get("content-encoding"),
             properties.get("correlation_id"),
             properties.get("reply_to"),
-            {
-                name: value
-                for name, value in envelope["headers"].items()
-                if name not in UNSIGNED
-            },
+            {name: value for name, value in envelope["headers"].items() if name not in UNSIGNED},
         ],
         sort_keys=True,
         separators=(",", ":"),

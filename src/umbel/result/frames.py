@@ -51,7 +51,9 @@ def _is_source(file: str) -> bool:
     if not file.endswith(".py") or not os.path.isabs(file) or "\0" in file:
         return False
     loaded = list(sys.modules.values())
-    if any(vars(module).get("__file__") == file for module in loaded if hasattr(module, "__dict__")):
+    if any(
+        vars(module).get("__file__") == file for module in loaded if hasattr(module, "__dict__")
+    ):
         return True
     real = os.path.realpath(file)
     return any(real.startswith(os.path.join(os.path.realpath(root), "")) for root in sys.path)
