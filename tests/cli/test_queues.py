@@ -66,6 +66,10 @@ def test_purge_asks(project: Project) -> None:
     assert project.refuse("purge", code=1)  # nobody answers
     assert project.ask("purge", code=64)["error"]["message"].startswith("With --json nobody")
     assert sum(queue["ready"] for queue in project.ask("queues")["queues"]) == 3
+    for option, nothing in (("-Q", ""), ("-Q", " , "), ("-X", "")):  # such as an unset variable
+        error = project.ask("purge", option, nothing, "--force", code=64)["error"]["message"]
+        assert f"{option}" in error
+        assert "names nothing" in error
     assert project.say("purge", answer="y\n") == "2 messages dropped from celery\n"
     answer = project.ask("purge", "-Q", "celery,emails", "-X", "celery", "--force")
     assert (answer["queues"], answer["dropped"]) == (["emails"], 1)

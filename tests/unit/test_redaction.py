@@ -26,8 +26,14 @@ class CustomError(Exception):
         return f"refused {self.text}"
 
 
+GROUPS = {
+    "group": lambda secret: ExceptionGroup(f"of {secret}", [ValueError(1)]),
+    "in a group": CustomError,
+}
+
+
 @pytest.fixture
-def app(umbel: Harness) -> App:
+def app(umbel: Harness) -> App:  # noqa: C901  (a task that fails in many ways)
     app = App("vault")
 
     @app.task(name="login", secret=("password",))
@@ -41,9 +47,17 @@ def app(umbel: Harness) -> App:
                 raise RuntimeError("no") from error
         if how == "custom":
             raise CustomError(password)
+        if how in GROUPS:
+            raise ExceptionGroup("several", [GROUPS[how](password)])
+        if how == "code":
+            compile(f"x = {password} (", "formula", "exec")
         if how == "give back":
             return f"password {password}"
         return "in"
+
+    @app.task(name="debug", bind=True, secret=("password", "pin"))
+    def debug(self: Task[..., Any], password: str, *, pin: int) -> None:
+        logging.getLogger("vault").warning("Request: %r", self.request)
 
     @app.task(name="again", bind=True, secret=("token",), max_retries=1, default_retry_delay=1)
     def again(self: Task[..., Any], *, token: dict[str, str]) -> None:
@@ -85,7 +99,7 @@ def test_a_message_without_secrets_has_no_header_for_them(app: App) -> None:
     assert "umbel-secret" not in json.loads(waiting.payload)["headers"]
 
 
-@pytest.mark.parametrize("how", ["ok", "quote", "cause", "custom"])
+@pytest.mark.parametrize("how", ["ok", "quote", "cause", "custom", "group", "in a group", "code"])
 def test_errors_and_logs_do_not_tell(
     app: App, umbel: Harness, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -96,12 +110,32 @@ def test_errors_and_logs_do_not_tell(
     shown = everything_shown(app, umbel, caplog, sent.id)
     assert SECRET not in shown
     if how != "ok":
-        assert "********" in shown
+        assert how in {"group", "in a group", "code"} or "********" in shown
         error = sent.result
         assert isinstance(error, Exception)
-        names = {"quote": "ValueError", "cause": "RuntimeError", "custom": "CustomError"}
+        names = {
+            "quote": "ValueError", "cause": "RuntimeError", "custom": "CustomError",
+            "group": "ExceptionGroup", "in a group": "ExceptionGroup", "code": "SyntaxError",
+        }  # fmt: skip
         assert type(error).__name__ == names[how]
         assert SECRET not in "".join(traceback.format_exception(error))
+
+
+def test_a_request_that_is_printed_does_not_tell(
+    app: App, umbel: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.tasks["debug"].delay(SECRET, pin=123)
+    umbel.run()
+    assert "args" in caplog.text
+    assert "Request: <Request" in caplog.text
+    assert SECRET not in caplog.text
+    assert "'pin': '********'" in caplog.text
+
+
+def test_rare_options_leave_the_marks_in_the_message(app: App) -> None:
+    sent = app.tasks["login"].apply_async(("ann", SECRET), headers={"x": 1})
+    [waiting] = app.engine.broker.browse(id=sent.id)
+    assert task_message.decode_headers(waiting.payload).secret == ["password", 1]
 
 
 def test_extended_results_do_not_tell(app: App, umbel: Harness) -> None:
@@ -185,4 +219,20 @@ def test_dead_letters_are_shown_without_them(app: App) -> None:
         number=1, id=sent.id, task="login", queue="celery", reason="lost", detail="", at=0.0,
         deliveries=3, payload=waiting.payload,
     )  # fmt: skip
-    assert _read_message(letter)["args"] == ["ann", "********"]
+    assert _read_message(app, letter)["args"] == ["ann", "********"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_nor_are_those_that_are_not_json(app: App, accepted: bool) -> None:
+    app.conf.accept_content = ["msgpack", "pickle"] if accepted else ["json"]
+    for serializer, readable in (("msgpack", accepted), ("pickle", False)):  # which is code
+        sent = app.tasks["login"].apply_async(("ann", SECRET), serializer=serializer)
+        [waiting] = app.engine.broker.browse(id=sent.id)
+        letter = DeadLetter(
+            number=1, id=sent.id, task="login", queue="celery", reason="lost", detail="", at=0.0,
+            deliveries=3, payload=waiting.payload,
+        )  # fmt: skip
+        shown = _read_message(app, letter)
+        assert shown["args"] == (["ann", "********"] if readable else None)
+        assert json.loads(waiting.payload)["body"] not in str(shown["payload"])
+        assert readable or sent.id in shown["payload"]

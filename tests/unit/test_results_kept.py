@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import pickle
 import sqlite3
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -333,6 +335,28 @@ def test_remote_tracebacks(app: App, run: Callable[..., AsyncResult[Any]]) -> No
     ]  # fmt: skip
     assert not hasattr(raised.value, "__notes__")
     assert remote_frames("no traceback at all") is None
+
+
+def printed(file: str, line: int) -> str:
+    error = ValueError("x")
+    head = "Traceback (most recent call last):\n"
+    error.__traceback__ = remote_frames(f'{head}  File "{file}", line {line}, in f\n')
+    return "".join(traceback.format_exception(error))
+
+
+def test_a_remote_traceback_shows_lines_of_this_programs_own_sources_only(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.py"
+    secret.write_text("TOKEN = 1\n")
+    here = os.path.relpath(secret)
+    for file in ("/etc/passwd", "a\0b", "../" * 20 + "etc/passwd", str(secret), here):
+        text = printed(file, 1)
+        assert "root:" not in text
+        assert "TOKEN" not in text
+        assert file.replace("\0", "\\0") in text
+    own = Path(__file__).read_text().splitlines()
+    for number in (1, 20):
+        text = printed(__file__, number)
+        assert f'"{__file__}", line {number}, in f\n    {own[number - 1]}' in text
 
 
 def test_a_result_without_an_app_is_the_current_ones(app: App) -> None:

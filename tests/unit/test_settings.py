@@ -415,11 +415,41 @@ def test_what_is_put_into_a_dict_of_conf_is_kept() -> None:
         ("redis://:hunter2@h/0", "redis://:**@h/0"),
         ("redis+socket:///tmp/r.sock?virtual_host=1", "redis+socket:///tmp/r.sock?**"),
         ("me:hunter2@h", "**"),
+        ("redis:me:hunter2@h", "**"),
+        ("redis://me:hun/ter2@h/0", "redis://me:**@h/0"),
+        ("redis://me:hunter2#x@h/0", "redis://me:**@h/0"),
+        ("redis://me:hunter2?x@h/0", "redis://**"),
+        ("redis://h/0?password=hun@ter2", "redis://**"),
+        ("redis://me:hun@ter2@h/0", "redis://me:**@h/0"),
+        ("redis://hunter2@h/0", "redis://**@h/0"),
+        ("redis://a:x@h1;redis://b:hunter2@h2", "redis://a:**@h1;redis://b:**@h2"),
+        ("redis://a:x@h1;b:hunter2@h2", "redis://a:**@h2"),
         ("broker", "broker"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert mask(url) == shown
+
+
+class Url:
+    def __repr__(self) -> str:
+        return "Url(redis://me:hunter2@h)"
+
+
+@pytest.mark.parametrize(
+    "value", [b"redis://me:hunter2@h", {"redis://me:hunter2@h"}, Url(), frozenset({b"a:hunter2@h"})]
+)
+def test_a_refused_value_is_shown_without_its_secrets(value: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="broker_url must be text") as caught:
+        App("x", broker=value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_a_setting_comes_from_does_not_tell_it() -> None:
+    app = App("x")
+    app.config_from_cmdline(["security_key_password=hunter2"])
+    assert app.conf["security_key_password"] == "hunter2"
+    assert app.conf.origin("security_key_password") == ("command line", "command line")
 
 
 def test_secrets_are_masked_wherever_settings_are_shown() -> None:
@@ -454,6 +484,8 @@ def test_a_result_that_nobody_keeps_says_what_to_add() -> None:
     ("backend", "why"),
     [
         ("sentinel://:hunter2@h/0", "needs an engine"),
+        ("sentinel:me:hunter2@h/0", "needs an engine"),
+        ("me:hunter2@h/0", "a class of your own"),
         ("rpc://", "RabbitMQ"),
         ("django-db", "django-celery-results"),
         ("cache+memcached://h", "no results are kept in cache"),

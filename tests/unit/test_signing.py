@@ -130,8 +130,9 @@ def test_every_field_that_decides_what_runs_is_covered(way: str) -> None:
             assert refused(json.dumps(changed).encode(), signer), (name, value)
         rest = {key: value for key, value in envelope["headers"].items() if key != name}
         assert refused(json.dumps({**envelope, "headers": rest}).encode(), signer), name
-    added = {**envelope["headers"], "new": 1}
-    assert refused(json.dumps({**envelope, "headers": added}).encode(), signer)
+    for new in ("new", "x-tenant", "x-death-of-mine"):
+        added = {**envelope["headers"], new: 1}
+        assert refused(json.dumps({**envelope, "headers": added}).encode(), signer), new
     for key in ("body", "content-type", "content-encoding"):
         assert refused(json.dumps({**envelope, key: "AAAA"}).encode(), signer), key
     for key in ("correlation_id", "reply_to"):
@@ -143,7 +144,7 @@ def test_every_field_that_decides_what_runs_is_covered(way: str) -> None:
 def test_what_brokers_change_on_the_way_is_not_covered(way: str) -> None:
     """Kombu's Redis transport decodes a message it restores, marks it and writes it anew."""
     envelope = json.loads(signed(way).payload)
-    envelope["headers"] |= {"redelivered": True, "x-death": [{"count": 1}]}
+    envelope["headers"] |= {"redelivered": True, "x-death": [{"count": 1}], "x-delivery-count": 2}
     envelope["properties"]["delivery_info"]["redelivered"] = True
     envelope["properties"]["delivery_tag"] = "another"
     envelope["headers"] = dict(reversed(envelope["headers"].items()))

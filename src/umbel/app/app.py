@@ -322,7 +322,7 @@ class App:
             name = name.strip().replace(".", "_")
             if name not in self.conf and f"{namespace}_{name}" in self.conf:
                 name = f"{namespace}_{name}"
-            self.conf.override({name: value.strip()}, f"command line: {word}")
+            self.conf.override({name: value.strip()}, "command line")
 
     def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
         """Add defaults under all other settings; a callable is called when they are read."""

@@ -68,7 +68,7 @@ def check_backend(backend: str | None, broker_url: str) -> None:
         return  # a test's stand-in for an engine that is not there
     text = str(backend)
     scheme = text.partition(":")[0].partition("+")[0].partition(".")[0]
-    shown = mask(text) if "://" in text else text
+    shown = mask(text)
     package = ADD_ONS.get(scheme)
     if package is not None:
         why = f"is a store of {package}, which works with Celery only"

@@ -55,9 +55,10 @@ def pack(
     carried = carry(name, options)
     exchange = options.get("exchange") or ""
     key = queue if options.get("routing_key") is None else options["routing_key"]
+    written_as = headers.__struct_encode_fields__
     open_headers = {
         header: value
-        for header, value in msgspec.structs.asdict(headers).items()
+        for header, value in zip(written_as, msgspec.structs.astuple(headers), strict=True)
         if value is not msgspec.UNSET
     }
     open_headers.update(carried.headers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,7 +144,7 @@ def _clean(error: BaseException, words: list[str]) -> None:
 
 
 def _texts(error: BaseException) -> Iterator[str]:
-    """What is printed of an error and of those behind it."""
+    """What is printed of an error, of its members and of those behind it."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -151,11 +152,18 @@ def _texts(error: BaseException) -> Iterator[str]:
         if one is not None and id(one) not in seen:
             seen.add(id(one))
             waiting += [one.__cause__, one.__context__]
-            for form in (str, repr):
+            if isinstance(one, BaseExceptionGroup):
+                waiting += one.exceptions
+            for form in (str, repr, _print):
                 try:
                     yield form(one)
                 except Exception:  # noqa: BLE001, S112  (the user's own; it prints nothing)
                     continue
+
+
+def _print(error: BaseException) -> str:
+    """The end of its traceback, which shows more than its text: of a SyntaxError the line."""
+    return "".join(traceback.format_exception_only(error))
 
 
 def _strike(text: str, words: list[str]) -> str:

@@ -10,21 +10,12 @@ import msgspec
 
 from umbel._state import current_request
 from umbel.message import task as task_message
-from umbel.message.task import KNOWN_HEADERS
+from umbel.message.task import DEATH_NOTES, KNOWN_HEADERS
 
 if TYPE_CHECKING:
     from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
     from umbel.result import AsyncResult
-
-DEATH_NOTES: Final = frozenset(
-    {
-        "x-death",
-        *(f"x-{which}-death-{what}" for which in ("first", "last")
-          for what in ("exchange", "queue", "reason")),
-    }
-)  # fmt: skip
-"""Headers in which RabbitMQ keeps where a message has been; a copy of it has been nowhere."""
 
 
 class _Derived:
@@ -207,7 +198,14 @@ class Request:
 
     def __repr__(self) -> str:
         shown = {n: v for n, v in vars(self).items() if n not in {"message", "payload", "owner"}}
-        return f"<Request {shown!r}>"
+        owner: Task[..., Any] | None = self.__dict__.get("owner")
+        if owner is None or not owner.secret:
+            return f"<Request {shown!r}>"
+        from umbel.app.redaction import redact_values, shown_value
+
+        args, kwargs = shown.get("args") or (), shown.get("kwargs") or {}
+        shown["args"], shown["kwargs"] = redact_values(owner, args, kwargs)
+        return f"<Request {shown_value(owner, args, kwargs, shown)!r}>"
 
     def get(self, key: str, default: Any = None) -> Any:
         """A field or header of the user's own by name."""

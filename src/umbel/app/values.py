@@ -34,6 +34,8 @@ SECRET: Final = ("api", "token", "key", "secret", "pass", "signature", "credenti
 """What a name holds whose value is never shown."""
 OPEN: Final = ("routing_key",)
 """Ends of names that hold one of these words and no secret."""
+URLS: Final = ("_url", "_backend")
+"""Ends of names of URLs, which may be written without the //."""
 
 
 class Kinds:
@@ -239,12 +241,14 @@ def censor(name: str, value: Any) -> Any:
     secret = any(word in name.lower() for word in SECRET) and not name.endswith(OPEN)
     if secret and value is not None:
         return "********"
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and ("://" in value or name.endswith(URLS)):
         from umbel.engines.urls import mask
 
         return mask(value)
     if isinstance(value, Mapping):
         return {key: censor(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [censor("", inner) for inner in value]
+    if not isinstance(value, str) and "@" in repr(value):  # it may hold a URL
+        return f"<{type(value).__name__}>"
     return value

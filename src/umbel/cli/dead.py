@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ from umbel.cli.options import common_options, confirm, force_option, task_option
 from umbel.cli.output import count, describe_moment, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
+    from umbel.app import App
     from umbel.engines.state import DeadLetter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,7 +92,7 @@ def show_command(ctx: click.Context, id: str) -> None:
     asked = ctx.ensure_object(Invocation)
     target = asked.load_store()
     letter = _find(target, id)
-    message = _read_message(letter)
+    message = _read_message(target.app, letter)
     if asked.as_json:
         print_json({"store": target.store.name, **_as_record(letter), **message})
         return
@@ -197,19 +199,31 @@ def _as_record(letter: DeadLetter) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read_message(letter: DeadLetter) -> dict[str, Any]:
-    """The message's arguments; of one that cannot be read, its bytes as far as they are text."""
-    import json
+def _read_message(app: App, letter: DeadLetter) -> dict[str, Any]:
+    """The message's arguments; of one that cannot be read, its bytes as far as they are text.
 
-    from umbel.exceptions import DecodeError
+    Its body is left out then: it may hold arguments that the headers call secret.
+    """
+    from umbel.exceptions import ContentDisallowed, DecodeError, SecurityError
     from umbel.message import task as task_message
+    from umbel.message.content import PICKLE, content_types
 
+    # Pickle is code, and a letter may be here because nobody should run what it brings.
+    accept = content_types(app.conf.accept_content) - {PICKLE}
     try:
-        message = task_message.decode(letter.payload)
-    except DecodeError:
-        text = letter.payload.decode("utf-8", "backslashreplace")
-        return {"args": None, "kwargs": None, "payload": text}
+        message = task_message.decode(letter.payload, accept, app.conf.task_max_message_bytes)
+    except (ContentDisallowed, DecodeError, SecurityError):
+        return {"args": None, "kwargs": None, "payload": _without_body(letter.payload)}
     hidden = message.headers.secret or ()
     shown = task_message.hide(hidden, message.args, message.kwargs)
     args, kwargs = (json.loads(json.dumps(value, default=str)) for value in shown)
     return {"args": args, "kwargs": kwargs, "payload": None}
+
+
+def _without_body(payload: bytes) -> str:
+    try:
+        envelope = json.loads(payload)
+        envelope["body"] = f"(not shown: {len(envelope['body'])} characters)"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return payload.decode("utf-8", "backslashreplace")
+    return json.dumps(envelope)

@@ -222,7 +222,15 @@ def _kept_as(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep, "is_eager": True}
 
 
-def split_names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """Names from an option that may be given more than once, each time with commas."""
+def split_names(
+    ctx: click.Context, option: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...]:
+    """Names from an option that may be given more than once, each time with commas.
+
+    `BadParameter` where it is given and names nothing: that must not mean the default.
+    """
     names = (name.strip() for value in values for name in value.split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if values and not found:
+        raise click.BadParameter("it names nothing; give a name, or leave it out.", ctx, option)
+    return found

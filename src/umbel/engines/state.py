@@ -159,7 +159,7 @@ class StateStore(Protocol):
         ...
 
     def dead_letter(self, number_or_id: str) -> DeadLetter | None:
-        """One dead letter, whole, by its number or its task's id (the newest of that id)."""
+        """One dead letter, whole, by its number, else by its task's id (the newest of that id)."""
         ...
 
     def replay(self, numbers: Sequence[int]) -> int:

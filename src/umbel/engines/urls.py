@@ -114,21 +114,17 @@ def mask(url: str) -> str:
     """The URL with its password and everything secret in its query as `**`."""
     if len(several := re.split(SEVERAL, url)) > 1:
         return ";".join(map(mask, several))
-    if "://" not in url:
+    scheme, found, rest = url.partition("://")
+    if not found:
         return "**" if "@" in url else url
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc
-        if "@" in url and "@" not in netloc:  # a password with a / or # that is not written as %2F
-            return f"{parts.scheme}://**@{url.rpartition('@')[2].partition('?')[0]}"
-        if "@" in netloc:
-            login, host = netloc.rsplit("@", 1)
-            user = login.split(":", 1)[0]
-            netloc = f"{user}:**@{host}" if ":" in login else f"{login}@{host}"
-        # Not urlunsplit: without a host it gives up the slashes before a path that has none.
-        return f"{parts.scheme}://{netloc}{parts.path}{'?**' if parts.query else ''}"
-    except ValueError:
-        return "**"
+    # Not urlsplit: a password may hold a / ? # or @ that is not written as %2F; it ends at the
+    # last @ all the same. After a ? that may as well be one of the query.
+    login, at, place = rest.rpartition("@")
+    if "?" in login:
+        return f"{scheme}://**"
+    user, colon, _ = login.partition(":")
+    shown, asked, _ = place.partition("#")[0].partition("?")
+    return f"{scheme}://{user + ':' if colon else ''}{'**@' if at else ''}{shown}{asked and '?**'}"
 
 
 _make: Callable[[str, Options], Engine] = connect_engine

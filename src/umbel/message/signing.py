@@ -2,7 +2,8 @@
 
 The signature is a header. It covers every other header (so the task's name, id, expiry, limits),
 the body as it travels, how to decode it, whom to answer, and the queue it was sent to. It does not
-cover what brokers change on the way: the delivery tag, the mark of a redelivery, `x-death`.
+cover what brokers change on the way: the delivery tag, the mark of a redelivery, the count of
+deliveries, `x-death`. Other headers that begin with `x-` are the user's own, and covered.
 
     1:<hexadecimal>          HMAC-SHA256
     2:<key>:<base64>         Ed25519; the key is the start of its public half's SHA-256
@@ -21,12 +22,14 @@ import msgspec
 
 from umbel.exceptions import ImproperlyConfigured, SecurityError
 from umbel.message.auth import library, load_key
-from umbel.message.task import SIGNATURE, raw_body
+from umbel.message.task import DEATH_NOTES, SIGNATURE, raw_body
 
 Keys = str | bytes | Sequence[str | bytes]
 """One key or several: the first one signs, each is accepted."""
 MIN_KEY: Final = 32
 """Bytes of a shared key."""
+UNSIGNED: Final = DEATH_NOTES | {SIGNATURE, "redelivered", "x-delivery-count", "x-acquired-count"}
+"""Headers that a signature leaves open: itself, and what brokers write into a message."""
 
 
 class Signer(Protocol):
@@ -163,11 +166,7 @@ def _what_is_signed(envelope: dict[str, Any], queue: str) -> bytes:
             envelope.get("content-encoding"),
             properties.get("correlation_id"),
             properties.get("reply_to"),
-            {
-                name: value
-                for name, value in envelope["headers"].items()
-                if name not in {SIGNATURE, "redelivered"} and not name.startswith("x-")
-            },
+            {name: value for name, value in envelope["headers"].items() if name not in UNSIGNED},
         ],
         sort_keys=True,
         separators=(",", ":"),

@@ -74,6 +74,14 @@ class Headers(msgspec.Struct, gc=False):
 
 KNOWN_HEADERS: Final = frozenset({*Headers.__struct_encode_fields__, SIGNATURE})
 """The message's own headers; all others are the user's."""
+DEATH_NOTES: Final = frozenset(
+    {
+        "x-death",
+        *(f"x-{which}-death-{what}" for which in ("first", "last")
+          for what in ("exchange", "queue", "reason")),
+    }
+)  # fmt: skip
+"""Headers in which RabbitMQ keeps where a message has been; a copy of it has been nowhere."""
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from types import TracebackType
 from typing import Final
 
@@ -23,12 +25,17 @@ def remote_frames(text: str) -> TracebackType | None:
 
     They are stand-ins that carry the file, line and name of the worker's: a debugger or an error
     tracker shows where the task failed, but there are no variables. Nothing of the text is run.
+    A file that is no source of this program stands in <…>: nothing prints lines of those.
     """
     last = text.rpartition(START)[2]  # its cause, printed above it, has a traceback of its own
     frames: TracebackType | None = None
     for file, line, name in reversed(FRAME.findall(last)):
         number = min(int(line), 2**31 - 1) if len(line) < 12 else 1
-        code = _stand_in.__code__.replace(co_filename=file, co_name=name, co_firstlineno=number)
+        code = _stand_in.__code__.replace(
+            co_filename=file if _is_source(file) else f"<{file}>".replace("\0", "\\0"),
+            co_name=name.replace("\0", "\\0"),
+            co_firstlineno=max(number - 1, 0),  # what raises stands on its second line
+        )
         try:
             exec(code, {"__name__": "remote", "_Stop": _Stop})  # noqa: S102  (our own code object)
         except _Stop as stop:
@@ -37,3 +44,16 @@ def remote_frames(text: str) -> TracebackType | None:
             if inner is not None:
                 frames = TracebackType(frames, inner.tb_frame, inner.tb_lasti, number)
     return frames
+
+
+def _is_source(file: str) -> bool:
+    """Whether a file belongs to a module that is loaded here, or could be imported."""
+    if not file.endswith(".py") or not os.path.isabs(file) or "\0" in file:
+        return False
+    loaded = list(sys.modules.values())
+    if any(
+        vars(module).get("__file__") == file for module in loaded if hasattr(module, "__dict__")
+    ):
+        return True
+    real = os.path.realpath(file)
+    return any(real.startswith(os.path.join(os.path.realpath(root), "")) for root in sys.path)

@@ -136,10 +136,11 @@ class MemoryState:
     def dead_letter(self, number_or_id: str) -> DeadLetter | None:
         """One dead letter with its payload; see the contract."""
         with self._store.lock:
-            for letter, message in reversed(self._store.dead.values()):
-                if number_or_id in {letter.id, str(letter.number)}:
-                    return msgspec.structs.replace(letter, payload=message.payload)
-        return None
+            dead = self._store.dead
+            found = dead.get(int(number_or_id)) if number_or_id.isdecimal() else None
+            if found is None:
+                found = next((f for f in reversed(dead.values()) if f[0].id == number_or_id), None)
+        return found and msgspec.structs.replace(found[0], payload=found[1].payload)
 
     def replay(self, numbers: Sequence[int]) -> int:
         """Put dead letters back; see the contract."""

@@ -175,8 +175,9 @@ class SqliteState:
         number = int(number_or_id) if short else -1
         row = self._database.read(
             lambda c: c.execute(
-                f"{DEAD}, payload FROM dead WHERE number = ? OR id = ? ORDER BY number DESC",
-                (number, number_or_id),
+                f"{DEAD}, payload FROM dead WHERE number = ? OR id = ? "
+                "ORDER BY number = ? DESC, number DESC",
+                (number, number_or_id, number),
             ).fetchone()
         )
         return None if row is None else DeadLetter(*row)

@@ -252,6 +252,17 @@ class StateStoreContract(EngineContract):
         assert digits is not None
         assert id_of(digits) == "12345678901234567890123"
 
+    def test_a_dead_letters_number_comes_before_an_id_like_it(
+        self, engine: Engine, worker: int
+    ) -> None:
+        state = engine.state
+        _bury(engine, worker, ["first"])
+        number = state.dead_letters()[0].number
+        _bury(engine, worker, [str(number)])
+        found = state.dead_letter(str(number))
+        assert found is not None
+        assert id_of(found) == "first"
+
     def test_a_replayed_message_starts_anew(self, engine: Engine, worker: int) -> None:
         broker, state = engine.broker, engine.state
         broker.publish([message("a", queue="x", priority=8)])
