@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from umbel.app import App as Celery
     from umbel.app.queues import Exchange, Queue, binding
+    from umbel.pools.kinds import maybe_patch_concurrency
     from umbel.result import AsyncResult
 
 SERIES = "umbel"
@@ -39,6 +40,7 @@ __all__ = [
     "bugreport",
     "current_app",
     "current_task",
+    "maybe_patch_concurrency",
     "shared_task",
     "uuid",
     "version_info",
@@ -63,6 +65,7 @@ _HOMES = {
     **{name: ("umbel.app.queues", name) for name in ("Exchange", "Queue", "binding")},
     "AsyncResult": ("umbel.result", "AsyncResult"),
     "Celery": ("umbel.app", "App"),
+    "maybe_patch_concurrency": ("umbel.pools.kinds", "maybe_patch_concurrency"),
     **{
         name: ("umbel.app", name)
         for name in (

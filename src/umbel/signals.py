@@ -27,6 +27,10 @@ __all__ = [
     "before_task_publish",
     "celeryd_after_setup",
     "celeryd_init",
+    "eventlet_pool_apply",
+    "eventlet_pool_postshutdown",
+    "eventlet_pool_preshutdown",
+    "eventlet_pool_started",
     "import_modules",
     "setup_logging",
     "task_failure",
@@ -317,6 +321,14 @@ worker_process_init: Signal = _signal("worker_process_init")
 """A child has imported the app; in the child, `sender` is None."""
 worker_process_shutdown: Signal = _signal("worker_process_shutdown", "pid", "exitcode")
 """A child ends by itself; in the child, `sender` is None."""
+eventlet_pool_started: Signal = _signal("eventlet_pool_started")
+"""A child of the pool eventlet takes work; in the child, `sender` is the pool, as of the next."""
+eventlet_pool_preshutdown: Signal = _signal("eventlet_pool_preshutdown")
+"""Nothing more comes for this child; what runs in it goes on."""
+eventlet_pool_postshutdown: Signal = _signal("eventlet_pool_postshutdown")
+"""All that ran in this child has ended."""
+eventlet_pool_apply: Signal = _signal("eventlet_pool_apply", "target", "args", "kwargs")
+"""A task, `target`, is about to be called in a greenlet."""
 worker_shutting_down: Signal = _signal("worker_shutting_down", "sig", "how", "exitcode")
 """The worker was told to stop; `sender` is its node name, `how` is "Warm" or "Cold"."""
 worker_shutdown: Signal = _signal("worker_shutdown")

@@ -92,8 +92,8 @@ def test_ipython_and_bpython(project: Project) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--gevent"], "--gevent is refused: this version has no gevent pool"),
-        (["--eventlet"], "--eventlet is refused: this version has no eventlet pool"),
+        (["--gevent"], "--gevent is refused: only a worker's children are patched"),
+        (["--eventlet"], "--eventlet is refused: only a worker's children are patched"),
         (["-I", "--python"], "Say one of --ipython, --bpython and --python."),
     ],
 )

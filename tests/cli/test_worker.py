@@ -110,8 +110,8 @@ def test_stores_that_cannot_be_used(project: Project, tmp_path: Path) -> None:
     [
         (["-l", "loud"], "'loud' is not one of"),
         (
-            ["-P", "gevent"],
-            "The pool 'gevent' is not in this version; there are prefork, threads, asyncio, solo",
+            ["-P", "gevents"],
+            "gevent, eventlet, solo. Did you mean 'gevent'?",
         ),
         (["-n", "a@%x"], "'%x' in 'a@%x' is unknown"),
         (["-c", "0"], "'0' is neither a number from 1 to 4096 nor auto"),

@@ -425,6 +425,24 @@ def late_strikes() -> None:
 
 
 @plant
+def late_throws() -> None:
+    """A greenlet is struck a moment later, whatever it does by then."""
+    from umbel.exceptions import SoftTimeLimitExceeded
+    from umbel.pools.greenlets import Greenlets
+
+    def throw(self: Greenlets, slot: Any, number: int) -> None:
+        slot.struck = number
+
+        def strike() -> None:
+            time.sleep(0.003)
+            self.soon(self._homes[slot].throw, SoftTimeLimitExceeded)
+
+        self.spawn(strike)
+
+    swap(Greenlets, "_throw", throw)
+
+
+@plant
 def early_forgotten() -> None:
     """Nobody keeps what was acknowledged early and handed out."""
     from umbel.worker.children import Children

@@ -19,7 +19,8 @@ from tests.faults.test_poison import is_first
 from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
 LIMIT = 0.5
-MANY = ["threads", "asyncio"]
+GREENLETS = ["gevent", "eventlet"]
+MANY = ["threads", "asyncio", *GREENLETS]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("pool", "task"),
     [
-        *(("threads", task) for task in HANGS),
+        *((pool, task) for pool in ("threads", *GREENLETS) for task in HANGS),
         ("asyncio", "hang_awaiting"),
         ("asyncio", "hang_asleep"),
     ],
@@ -62,8 +63,12 @@ def test_hard_limit_and_the_neighbours(
         job.get(timeout=10)
         runs = project.oracle.runs_of(job.id)
         assert [one.charged for one in runs] == [0] * len(runs), "a neighbour was charged"
-        # Nothing of Python runs beside the one that holds the interpreter.
-        may_end = job in brief and task != "hang_in_c"
+        # Nothing of Python runs beside the one that holds the interpreter, and no other greenlet
+        # beside one that does not wait.
+        hogs = {"hang_in_c"}
+        if pool in GREENLETS:
+            hogs |= {"hang_spinning", "hang_swallowing"}
+        may_end = job in brief and task not in hogs
         assert len(runs) == (1 if may_end else 2), f"{len(runs)} runs of a neighbour"
     (second,) = project.oracle.runs_of(after.id)
     assert second.start < run.start + LIMIT + 1.0, "the successor came late"
@@ -97,8 +102,13 @@ def test_who_is_interrupted_twice_runs_alone(project: Project) -> None:
     worker.stop()
 
 
-@pytest.mark.parametrize("task", ["hang_spinning", "hang_awaiting"])
-@pytest.mark.parametrize("pool", MANY)
+@pytest.mark.parametrize(
+    ("pool", "task"),
+    [
+        *((pool, task) for pool in MANY for task in ("hang_spinning", "hang_awaiting")),
+        *((pool, "hang_asleep") for pool in GREENLETS),
+    ],
+)
 def test_soft_limit_hits_one_slot(project: Project, pool: str, task: str) -> None:
     project.pool = pool
     worker = project.worker(slots=4)
@@ -219,13 +229,14 @@ def test_a_child_that_is_replaced_ends_what_it_runs(project: Project, pool: str)
     project.pool = pool
     project.settings["worker_max_tasks_per_child"] = 7
     worker = project.worker(slots=4)
-    long = project.send("work", 2.0)
+    # A child that is patched first takes a third of a second to start.
+    long = project.send("work", 6.0 if pool in GREENLETS else 2.0)
     project.wait_for_runs(long.id)
     jobs = [project.send(name) for name in ("work", "awork") * 30]
     for job in jobs:
         job.get(timeout=8)
     assert not long.ready(), "the successors waited for what is still running"
-    long.get(timeout=5)
+    long.get(timeout=8)
     worker.stop()
     verdict = project.oracle.judge(project.engine)
     verdict.demand_soundness()
@@ -342,6 +353,7 @@ def test_a_payload_larger_than_the_link_does_not_stop_the_loop(project: Project)
         ("early_forgotten", "early", "DID NOT RAISE|has not ended", ("threads",)),
         ("no_recall", "loop", "has not ended", ()),
         ("late_strikes", "late", "lost: |ended a process|has not ended|another task", ()),
+        ("late_throws", "thrown", "lost: |ended a process|has not ended|another task", ()),
     ],
 )
 def test_planted_bug_is_seen(
@@ -353,11 +365,11 @@ def test_planted_bug_is_seen(
     match: str,
     arguments: tuple[object, ...],
 ) -> None:
-    project.pool = "threads"
-    if test == "late":
+    project.pool = "gevent" if test == "thrown" else "threads"
+    if test in {"late", "thrown"}:
         see_plant(
             plant, in_prefork.test_soft_limit_is_never_late, match,
-            lambda short, full: 100, record_nothing, "spin",
+            lambda short, full: 100, record_nothing, "work" if test == "thrown" else "spin",
         )  # fmt: skip
     elif test == "hard":
         see_plant(plant, test_hard_limit_and_the_neighbours, match, record_nothing, *arguments)

@@ -19,7 +19,6 @@ from umbel.result.single import ABSENT
 CANVAS: Final = "workflows"
 EVENTS: Final = "events"
 CONTROL: Final = "remote control"
-POOLS: Final = "more pools"
 ROUTING: Final = "routing to one worker"
 
 Verdicts = dict[tuple[str, str], str]
@@ -44,8 +43,7 @@ _LATER: Final[dict[str, dict[str, str]]] = {
             "xstarmap",
         ],
         CANVAS,
-    )
-    | {"maybe_patch_concurrency": POOLS},
+    ),
     "App.": {
         "GroupResult": CANVAS,
         "control": CONTROL,
@@ -72,16 +70,7 @@ _LATER: Final[dict[str, dict[str, str]]] = {
     | {"send_event": EVENTS},
     "umbel.result": {"GroupResult": CANVAS},
     "umbel.utils": {"worker_direct": ROUTING},
-    "umbel.signals": {"heartbeat_sent": EVENTS}
-    | dict.fromkeys(
-        [
-            "eventlet_pool_started",
-            "eventlet_pool_preshutdown",
-            "eventlet_pool_postshutdown",
-            "eventlet_pool_apply",
-        ],
-        POOLS,
-    ),
+    "umbel.signals": {"heartbeat_sent": EVENTS},
     "umbel": dict.fromkeys(["control", "inspect"], CONTROL) | dict.fromkeys(["events"], EVENTS),
 }
 for _group in ("AsyncResult.", "EagerResult."):

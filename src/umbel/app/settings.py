@@ -238,10 +238,12 @@ class Settings(Configuration, IdleSettings):
     worker_concurrency: int | None = None
     """How many tasks a worker runs at once, in each of its processes; in the pool prefork, the
     number of processes. None: the pool's usual number, which is for prefork one process for each
-    processor that it may use, for threads ten threads for each, at most 32, for asyncio 100."""
+    processor that it may use, for threads ten threads for each, at most 32, for asyncio,
+    gevent and eventlet 100."""
     worker_pool: str = "prefork"
-    """How a worker runs tasks: `prefork`, one in each process, `threads`, `asyncio`, or `solo`, one
-    in the foreground of the terminal."""
+    """How a worker runs tasks: `prefork`, one in each process, `threads`, `asyncio`, `gevent`,
+    `eventlet`, or `solo`, one in the foreground of the terminal; or as a pool of another package,
+    by the name of its entry point in the group `umbel.pools`."""
     worker_max_tasks_per_child: int | None = None
     """Replace a process after so many tasks. None: never."""
     worker_max_memory_per_child: int | None = None

@@ -49,8 +49,8 @@ def shell(
     for name, wanted in (("eventlet", eventlet), ("gevent", gevent)):
         if wanted:
             raise click.UsageError(
-                f"--{name} is refused: this version has no {name} pool. A shell needs none: "
-                "delay() and get() work in it as they are."
+                f"--{name} is refused: only a worker's children are patched. "
+                "A shell needs no patch: delay() and get() work in it as they are."
             )
     if ipython + bpython + python > 1:
         raise click.UsageError("Say one of --ipython, --bpython and --python.")

@@ -133,7 +133,7 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     callback=read_concurrency,
     metavar="N",
     help="Tasks at the same time in each process; with prefork the number of processes. "
-    "Default, and auto: prefork one for each core, threads ten, asyncio 100.",
+    "Default, and auto: prefork one for each core, threads ten, asyncio and gevent 100.",
 )
 @click.option(
     "--processes",
@@ -165,8 +165,8 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     "--pool",
     metavar="NAME",
     callback=read_pool,
-    help="How tasks are run: prefork (default), one in each process; threads; asyncio; solo, "
-    "one in the foreground of the terminal.",
+    help="How tasks are run: prefork (default), one in each process; threads; asyncio; gevent; "
+    "eventlet; solo, one in the foreground of the terminal.",
 )
 @click.option(
     "--time-limit",

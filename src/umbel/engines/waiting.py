@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -56,8 +56,9 @@ def wait_for_results(
     if on_interval is not None:
         calls.append(_Call(start + interval, interval, on_interval))
     waker = lookout.waker = results.listen()
-    poll = select.poll()  # select() cannot take a descriptor above 1023
-    poll.register(waker, select.POLLIN)
+    # Of all ways to wait, the one that works in a process that gevent or eventlet has patched.
+    selector = selectors.DefaultSelector()
+    selector.register(waker, selectors.EVENT_READ)
     try:
         while True:
             waker.drain()
@@ -70,8 +71,9 @@ def wait_for_results(
                 call.make(now)
             lookout.rest()
             until = min(now + SLOW_LOOK, end, *(call.at for call in calls))
-            poll.poll(max(until - time.monotonic(), 0.0) * 1000 + 0.5)
+            selector.select(max(until - time.monotonic(), 0.0))
     finally:
+        selector.close()
         waker.close()
 
 
@@ -227,9 +229,9 @@ class ResultWaiter:
         results = self._results()
         self._look(results)  # what has ended already needs no listening
         waker = results.listen()
-        poll = select.poll()
+        selector = selectors.DefaultSelector()
         for source in (nudged, waker.fileno()):
-            poll.register(source, select.POLLIN)
+            selector.register(source, selectors.EVENT_READ)
         try:
             while not self._closing:
                 waker.drain()
@@ -238,11 +240,12 @@ class ResultWaiter:
                 spent = time.monotonic() - before
                 if spent > CHEAP_LOOK:
                     time.sleep(min(spent, SLOW_LOOK))
-                ready = poll.poll(SLOW_LOOK * 1000 if self._waiting else None)
-                if any(source == nudged for source, _ in ready):
+                ready = selector.select(SLOW_LOOK if self._waiting else None)
+                if any(key.fd == nudged for key, _ in ready):
                     os.read(nudged, 65536)
             raise OperationalError("The app was closed while this waited for a result.")
         finally:
+            selector.close()
             waker.close()
 
     def _look(self, results: ResultStore, waker: Waker | None = None) -> None:

@@ -47,11 +47,13 @@ def main(seat: int, run_file: int, descriptors: list[int], terminal: int | None)
         os.register_at_fork(after_in_child=lambda: let_go(table, run_file))
         link = ChildEnd(socket.socket(fileno=stream), socket.socket(fileno=tokens))
         setup = link.read_setup()
+        sys.path[:] = setup.path
+        pool_class = load_pool(setup.pool)  # one of greenlets patches what the app is to import
         pipeline = prepare(setup, seat, prints=terminal is not None)
         first = seat * setup.slots
         slots = [Slot(table.words, first + index) for index in range(setup.slots)]
         bench = Bench(link, slots, pipeline, os.getpid(), stacks)
-        pool = load_pool(setup.pool)(bench)
+        pool = pool_class(bench)
         listen(bench, pool, stacks)
         link.send(READY)
         pool.run()
@@ -67,7 +69,6 @@ def main(seat: int, run_file: int, descriptors: list[int], terminal: int | None)
 
 def prepare(setup: Setup, seat: int, *, prints: bool) -> Pipeline:
     """Import the app; what its deliveries go through. `prints`: as it is, not into the log."""
-    sys.path[:] = setup.path
     try:
         app = load_app(setup.app)
         app.set_current()

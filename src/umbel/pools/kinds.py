@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from umbel.engines.run_file import SLOTS
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from umbel.pools.slots import Pool
 
 ALIASES: Final = {"processes": "prefork", "thread": "threads"}
-NAMES: Final = ("prefork", "threads", "asyncio", "solo")
-LATER: Final = ("gevent", "eventlet")
+NAMES: Final = ("prefork", "threads", "asyncio", "gevent", "eventlet", "solo")
+LIBRARIES: Final = ("gevent", "eventlet")
+"""Pools that need the library of their name, which the extra of that name installs."""
+ENTRY_POINTS: Final = "umbel.pools"
+"""The group of entry points by which a package offers a pool of its own (`umbel.pools.slots`)."""
 MOST_THREADS: Final = 32
 """Threads of a child unless a number is asked for; many more only wait for the interpreter."""
 COROUTINES: Final = 100
-"""Slots of a child with an event loop unless a number is asked for (Celery's for greenlets)."""
+"""Slots of a child with an event loop, or with greenlets, unless a number is asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,27 @@ def find_pool(name: str) -> str:
     """
     word = name.partition(":")[0].rpartition(".")[2] if name.startswith("celery.") else name
     word = ALIASES.get(word, word)
+    if word in LIBRARIES and find_spec(word) is None:
+        raise ImproperlyConfigured(f'The pool {word} needs a library: pip install "umbel[{word}]"')
     if word in NAMES:
         return word
-    known = ", ".join(NAMES)
-    if word in LATER:
-        message = f"The pool {word!r} is not in this version; there are {known}."
-    else:
-        near = get_close_matches(word, (*NAMES, *ALIASES, *LATER), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        message = f"There is no pool {name!r}; there are {known}.{hint}"
-    raise ImproperlyConfigured(message)
+    others = offered_pools()
+    if word in others:
+        return word
+    known = (*NAMES, *others)
+    near = get_close_matches(word, (*known, *ALIASES), 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ImproperlyConfigured(
+        f"There is no pool {name!r}; there are {', '.join(known)}.{hint} A package can add one by "
+        f"an entry point of the group {ENTRY_POINTS}."
+    )
+
+
+def offered_pools() -> dict[str, EntryPoint]:
+    """The pools of other packages, by name."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def lay_out(
@@ -71,9 +90,9 @@ def lay_out(
             )
         layout = Layout(pool, concurrency or processes or usual or available_processors(), 1)
     else:
-        default = COROUTINES
-        if pool == "threads":
-            default = min(MOST_THREADS, 10 * available_processors())
+        default = min(MOST_THREADS, 10 * available_processors())
+        if pool in {"asyncio", *LIBRARIES}:
+            default = COROUTINES
         layout = Layout(pool, processes or 1, concurrency or usual or default)
     if not 1 <= layout.total <= SLOTS:
         raise ImproperlyConfigured(
@@ -84,7 +103,10 @@ def lay_out(
 
 
 def load_pool(name: str) -> type[Pool]:
-    """The class of a pool. Only what is asked for is imported."""
+    """The class of a pool. Only what is asked for is imported.
+
+    Called in a child before the app is imported; the modules of gevent and eventlet patch it.
+    """
     if name == "threads":
         from umbel.pools.threads import Threads
 
@@ -93,9 +115,43 @@ def load_pool(name: str) -> type[Pool]:
         from umbel.pools.eventloop import EventLoop
 
         return EventLoop
+    if name == "gevent":
+        from umbel.pools.gevent import Gevent
+
+        return Gevent
+    if name == "eventlet":
+        from umbel.pools.eventlet import Eventlet
+
+        return Eventlet
+    if name not in NAMES:
+        pool: type[Pool] = offered_pools()[name].load()
+        return pool
     from umbel.pools.mainthread import MainThread
 
     return MainThread
+
+
+def maybe_patch_concurrency(
+    argv: Sequence[str] | None = None,
+    short_opts: Sequence[str] = ("-P",),
+    long_opts: Sequence[str] = ("--pool",),
+    patches: object = None,  # noqa: ARG001  (Celery's)
+) -> None:
+    """Check that the pool which a command line asks for (`sys.argv`) can run here.
+
+    Celery patches the calling process, if the pool is one of greenlets. Here a worker patches
+    its children, before they import anything of the app's, and nothing else is to be patched.
+    `ImproperlyConfigured` if there is no such pool, or its library is not installed.
+    """
+    words = iter(sys.argv if argv is None else argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if word in short_opts or (option in long_opts and not equals):
+            find_pool(next(words, ""))
+        elif option in long_opts:
+            find_pool(value)
+        elif word.startswith(tuple(short_opts)):
+            find_pool(word[2:])
 
 
 def available_processors() -> int:

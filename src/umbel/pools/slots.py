@@ -24,6 +24,9 @@ import os
 import signal
 import threading
 import time
+from _thread import start_new_thread
+from collections.abc import Callable
+from time import sleep
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -40,6 +43,7 @@ POSTPONE: Final = 0.002
 """Seconds until a soft limit that met a call of the store tries again."""
 TASK: Final = "Task"
 """How the stack begins of what no thread's stack shows."""
+WAITING: Final = "umbel.engines.waiting"
 MANY: Final = 20
 """Stacks that are told of one child at most."""
 Job = tuple[int, bytes, int]
@@ -174,11 +178,16 @@ class Bench:
         tokens, payloads = self._link.sources
         return tokens if self._token is None else payloads
 
-    def work(self, slot: Slot, call: Call) -> None:
-        """Run deliveries in a slot, one after the other, until nothing more will come."""
+    def work(self, slot: Slot, call: Call, next_: Callable[[], Job | None] | None = None) -> None:
+        """Run deliveries in a slot, one after the other, until nothing more will come.
+
+        `next_` is called for each delivery, in place of `next`, where waiting for one must not
+        block the thread: it waits for `source`, and asks `take`.
+        """
         open_, perform = self.pipeline.open, self.pipeline.perform
         alone = len(self.slots) == 1  # a lock that nobody contends costs a tenth of a short run
         take, send = (self._next, self._send) if alone else (self.next, self.send)
+        take = next_ or take
         while (job := take()) is not None:
             run = open_(*job)
             rest: Rest | None = None
@@ -248,12 +257,13 @@ class Bench:
 
 
 def is_in_store(frame: FrameType | None) -> bool:
-    """Whether a frame is of a call of the store.
+    """Whether a frame is of a call of the store, and not merely waits for what it may tell.
 
     A soft limit raised there would leave open whether what is being sent was sent.
     """
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("umbel.engines."):
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("umbel.engines.") and name != WAITING:
             return True
         frame = frame.f_back
     return False
@@ -261,6 +271,10 @@ def is_in_store(frame: FrameType | None) -> bool:
 
 def postpone() -> None:
     """Have the signal of the soft limit come again in a moment."""
-    timer = threading.Timer(POSTPONE, os.kill, (os.getpid(), signal.SIGUSR1))
-    timer.daemon = True
-    timer.start()
+    # By what is no greenlet, in a process that is patched too: these names are of before.
+    start_new_thread(_come_again, ())
+
+
+def _come_again() -> None:
+    sleep(POSTPONE)
+    os.kill(os.getpid(), signal.SIGUSR1)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _raise_in: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
+MAIN_THREAD: Final = threading.main_thread().ident or 0
 NOTHING: Final = ctypes.py_object()
 """NULL: what was to be raised and has not been yet is not to be."""
 
@@ -117,7 +118,7 @@ def wait_for(
     """Run a coroutine on the main thread's loop, in a copy of this thread's context."""
     future: Future[Any] = Future()
     coroutine = slot.coroutine = Interruptible(made)
-    slot.name_thread(threading.main_thread().ident or 0)
+    slot.name_thread(MAIN_THREAD)
     slot.end()  # nothing of it runs until the loop comes to it
     slot.inside = number
     try:
@@ -234,7 +235,11 @@ def stack_of(slot: Slot) -> list[str]:
     coroutine = slot.coroutine
     if coroutine is not None:
         return [] if coroutine.is_running() else coroutine.frames()
-    frame = sys._current_frames().get(slot.thread) if slot.inside else None  # noqa: SLF001
+    return frames_of(sys._current_frames().get(slot.thread) if slot.inside else None)  # noqa: SLF001
+
+
+def frames_of(frame: FrameType | None) -> list[str]:
+    """A stack, outermost frame first, as faulthandler writes frames."""
     lines: list[str] = []
     while frame is not None:
         code = frame.f_code

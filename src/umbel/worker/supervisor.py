@@ -113,6 +113,8 @@ class Supervisor:
     def run(self, on_ready: Callable[[], None]) -> int:
         """Work until told to stop; the process's exit code. `on_ready` is called once."""
         self._on_ready = on_ready
+        if self.layout.pool == "eventlet":
+            logger.warning("eventlet is being retired by its authors; -P gevent does the same")
         signals.worker_init.send(self)
         lease = self.app.conf.worker_lease
         with contextlib.ExitStack() as ends:
