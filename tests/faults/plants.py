@@ -254,7 +254,7 @@ def orphans() -> None:
             time.sleep(1)
         return int(link.TOKEN.unpack(token)[0])
 
-    swap(children.Children, "abandon", lambda self: None)
+    swap(children.Processes, "abandon", lambda self: None)
     swap(forkserver, "die_with_parent", lambda parent: None)
     swap(forkserver, "send_signal", lambda pid, number: None)
     swap(link.ChildEnd, "next_token", wait_for_ever)

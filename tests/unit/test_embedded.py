@@ -1,19 +1,27 @@
 """A worker in a thread of this process."""
 
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from umbel import App, Task
+from umbel import App, Task, signals
 from umbel.contrib.testing import worker as testing_worker
 from umbel.contrib.testing.worker import TestWorkController, start_worker
 from umbel.engines.broker import Claim
 from umbel.engines.memory.broker import MemoryBroker
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, TimeLimitExceeded
+from umbel.worker import limits
+from umbel.worker.dispatch import STUCK
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -33,7 +41,7 @@ def test_it_works_until_the_end_of_the_block(app: App) -> None:
 
     with start_worker(app) as worker:
         assert isinstance(worker, TestWorkController)
-        assert where.delay().get(timeout=10) == "umbel-embedded"
+        assert where.delay().get(timeout=10) == "umbel-slot-1"
         (record,) = app.engine.state.workers()
         assert (record.node, record.queues) == (worker.hostname, ("celery",))
     assert app.engine.state.workers() == []
@@ -41,7 +49,7 @@ def test_it_works_until_the_end_of_the_block(app: App) -> None:
     late = where.delay()
     assert not late.ready()
     with start_worker(app):
-        assert late.get(timeout=10) == "umbel-embedded"
+        assert late.get(timeout=10) == "umbel-slot-1"
 
 
 def test_tasks_defined_later_are_known(app: App) -> None:
@@ -174,13 +182,287 @@ def test_signals_tell_of_it() -> None:
         heard.append((signal.name, sender))
 
     names = ["test_worker_starting", "test_worker_started", "test_worker_stopped"]
-    signals = [getattr(testing_worker, name) for name in names]
-    for signal in signals:
-        signal.connect(listen)
+    sources = [getattr(testing_worker, name) for name in names]
+    for source in sources:
+        source.connect(listen)
     try:
         with start_worker(app):
             pass
     finally:
-        for signal in signals:
-            signal.disconnect(listen)
+        for source in sources:
+            source.disconnect(listen)
     assert heard == [(name, app) for name in names]
+
+
+# ------------------------------------------------------------------------------------ every pool
+
+POOLS = ["solo", "threads", "asyncio"]
+SEVERAL = ["threads", "asyncio"]
+
+
+def _wait_until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _open_files() -> int:
+    gc.collect()  # what other tests have dropped
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_each_pool_runs_both_kinds_of_tasks_in_this_process(
+    app: App, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UMBEL_TEST_MOCK", "seen")
+
+    @app.task(bind=True)
+    def plain(self: Task[..., Any]) -> list[Any]:
+        return [os.getpid(), os.environ["UMBEL_TEST_MOCK"], self.request.hostname]
+
+    @app.task(bind=True)
+    async def coroutine(self: Task[..., Any]) -> list[Any]:
+        await asyncio.sleep(0)
+        return [os.getpid(), os.environ["UMBEL_TEST_MOCK"], self.request.hostname]
+
+    with start_worker(app, pool=pool, concurrency=3) as worker:
+        results = [task.delay() for task in (plain, coroutine) * 10]
+        values = [result.get(timeout=10) for result in results]
+        assert values == [[os.getpid(), "seen", worker.hostname]] * 20
+        (record,) = app.engine.state.workers()
+        assert record.slots == (1 if pool == "solo" else 3)
+
+
+@pytest.mark.parametrize("pool", SEVERAL)
+def test_as_many_run_at_once_as_there_are_slots(app: App, pool: str) -> None:
+    together, met = threading.Barrier(5), []
+
+    @app.task
+    def meet() -> None:
+        together.wait(10)
+
+    @app.task
+    async def gather() -> int:
+        met.append(1)
+        while len(met) < 5:  # noqa: ASYNC110  (each waits for the others, on one loop)
+            await asyncio.sleep(0.001)
+        return len(met)
+
+    with start_worker(app, pool=pool, concurrency=5):
+        for result in [meet.delay() for _ in range(5)]:
+            result.get(timeout=10)
+        assert [r.get(timeout=10) for r in [gather.delay() for _ in range(5)]] == [5] * 5
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_soft_limit_is_raised_in_the_task(app: App, pool: str) -> None:
+    @app.task(soft_time_limit=0.1)
+    def plain() -> str:
+        try:
+            while True:
+                time.sleep(0.001)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+
+    @app.task(soft_time_limit=0.1)
+    async def coroutine() -> str:
+        try:
+            await asyncio.sleep(60)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "slept"
+
+    with start_worker(app, pool=pool, concurrency=2):
+        results = [task.delay() for task in (plain, coroutine) * 3]
+        assert [result.get(timeout=10) for result in results] == ["cleaned up"] * 6
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_hard_limit_that_cannot_be_enforced_abandons_the_thread(
+    app: App, pool: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on, ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        go_on.wait(30)
+        ended.set()
+
+    @app.task(time_limit=0.1)
+    def plain() -> None:
+        hang()
+
+    @app.task(time_limit=0.1)
+    async def coroutine() -> None:
+        hang()
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    threads = set(threading.enumerate())
+    with caplog.at_level(logging.ERROR, "umbel"):
+        with start_worker(app, pool=pool, concurrency=2, shutdown_timeout=5):
+            result = {"plain": plain, "coroutine": coroutine}[kind].delay()
+            with pytest.raises(TimeLimitExceeded):
+                result.get(timeout=10)
+            assert "in hang" in str(result.traceback)
+            assert [r.get(timeout=10) for r in [add.delay(n, 1) for n in range(5)]] == [
+                1, 2, 3, 4, 5,
+            ]  # fmt: skip
+            assert not ended.is_set()
+        assert not ended.is_set()  # the end of the block does not wait for it
+    assert "cannot be ended and is abandoned" in caplog.text
+    assert "in hang" in caplog.text
+    assert app.engine.state.workers() == []
+    go_on.set()
+    assert ended.wait(10)
+    _wait_until(lambda: set(threading.enumerate()) <= threads)
+    assert result.state == "FAILURE"  # that it has returned after all is nobody's news
+
+
+@pytest.mark.parametrize("pool", SEVERAL)
+def test_the_neighbours_of_an_abandoned_thread_finish(
+    app: App, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "NEIGHBOURS", 0.0)  # they get no moment, but all the time they need
+    go_on = threading.Event()
+    runs: list[int] = []
+
+    @app.task(time_limit=0.1)
+    def hang() -> None:
+        go_on.wait(30)
+
+    @app.task
+    def neighbour() -> str:
+        runs.append(1)
+        go_on.wait(30)
+        return "done"
+
+    with start_worker(app, pool=pool, concurrency=2):
+        beside = neighbour.delay()
+        _wait_until(lambda: bool(runs))
+        for _ in range(2):
+            with pytest.raises(TimeLimitExceeded):
+                hang.delay().get(timeout=10)
+        go_on.set()
+        assert beside.get(timeout=10) == "done"
+    assert runs == [1]
+
+
+@pytest.mark.parametrize("pool", SEVERAL)
+def test_its_end_waits_for_what_runs_and_leaves_what_waits(app: App, pool: str) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    @app.task
+    def slow() -> str:
+        begun.release()
+        go_on.wait(30)
+        return "ended"
+
+    @app.task
+    async def slow_too() -> str:
+        begun.release()
+        while not go_on.is_set():  # noqa: ASYNC110  (an event of another thread)
+            await asyncio.sleep(0.001)
+        return "ended"
+
+    with start_worker(app, pool=pool, concurrency=2):
+        running = [slow.delay(), slow_too.delay()]
+        assert begun.acquire(timeout=10)
+        assert begun.acquire(timeout=10)
+        waiting = slow.delay()
+        threading.Timer(0.05, go_on.set).start()
+    assert [result.state for result in running] == ["SUCCESS", "SUCCESS"]
+    if not waiting.ready():  # it may have been claimed while a slot was about to be free
+        assert [held.worker for held in app.engine.broker.browse(id=waiting.id)] == [None]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_nothing_is_left_behind(app: App, pool: str) -> None:
+    @app.task
+    def plain() -> None: ...
+
+    @app.task
+    async def coroutine() -> None:
+        await asyncio.sleep(0)
+
+    def work() -> None:
+        with start_worker(app, pool=pool, concurrency=4):
+            for result in [task.delay() for task in (plain, coroutine) * 5]:
+                result.get(timeout=10)
+
+    work()  # the store's own connections are kept
+    files, threads = _open_files(), set(threading.enumerate())
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    for _ in range(3):
+        work()
+    assert set(threading.enumerate()) == threads
+    assert _open_files() <= files
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
+    assert app.engine.state.workers() == []
+    assert list(app.engine.run_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_in_a_program_with_an_event_loop_of_its_own(app: App, pool: str) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @app.task
+    async def double(x: int) -> int:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0.001)
+        return 2 * x
+
+    async def program() -> list[int]:
+        with start_worker(app, pool=pool, concurrency=4):
+            sent = [await double.adelay(n) for n in range(10)]
+            values = [await result.aget(timeout=10) for result in sent]
+        loops.append(asyncio.get_running_loop())
+        return values
+
+    assert asyncio.run(program()) == [2 * n for n in range(10)]
+    assert len(set(loops)) == 2  # that of the tasks, and the program's
+
+
+def test_one_that_takes_longer_than_expected_delays_nobody(app: App) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @app.task
+    def slow() -> float:
+        begun.set()
+        go_on.wait(10)
+        return time.monotonic()
+
+    @app.task
+    def quick() -> float:
+        return time.monotonic()
+
+    with start_worker(app, perform_ping_check=False):
+        first = slow.delay()
+        assert begun.wait(10)
+        time.sleep(2 * STUCK)  # so long that nothing is to wait for its slot
+        second = quick.delay()
+        threading.Timer(0.2, go_on.set).start()
+        assert second.get(timeout=10) - first.get(timeout=10) < 0.3
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_signals_of_a_worker_are_sent_once(app: App, pool: str) -> None:
+    names = ["worker_init", "worker_process_init", "worker_ready", "worker_shutting_down"]
+    names += ["worker_process_shutdown", "worker_shutdown"]
+    heard: list[str] = []
+
+    def hear(signal: Any, **_: object) -> None:
+        heard.append(signal.name)
+
+    with contextlib.ExitStack() as ends:
+        for name in names:
+            found = getattr(signals, name)
+            found.connect(hear)
+            ends.callback(found.disconnect, hear)
+        with start_worker(app, pool=pool, concurrency=2):
+            pass
+    assert heard == names

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
 
-OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.worker", "asyncio"})
+OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.testing", "asyncio"})
 """Packages whose frames lie between the slot and the user's function."""
 Call = Callable[[int, "Task[..., Any]", list[Any], dict[str, Any]], Any]
 Rest = Callable[[], None]

@@ -359,7 +359,9 @@ def work(
     """Work until told to stop; the exit code, and whether to start again."""
     app = target.app
     queues = choose_queues(app, wishes.queues, wishes.excluded)
+    from umbel.worker.children import Processes
     from umbel.worker.leases import NodeTaken
+    from umbel.worker.shutdown import OnSignals
     from umbel.worker.supervisor import Options, Supervisor
 
     if wishes.purge:
@@ -386,7 +388,8 @@ def work(
             include=wishes.include,
             settings=wishes.settings,
         ),
-        server,
+        Processes(server),
+        OnSignals(app.conf.worker_soft_shutdown_timeout),
     )
     beat = make_beat(app, wishes.schedule_file) if wishes.beat else None
     introduce(asked, target, supervisor, told, beat)

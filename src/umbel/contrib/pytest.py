@@ -116,7 +116,7 @@ def celery_includes() -> Sequence[str]:
 
 @pytest.fixture(scope="session")
 def celery_worker_pool() -> str:
-    """Override to name the worker's pool; in a test's process there is only "solo"."""
+    """Override to name the worker's pool: "solo", "threads" or "asyncio"."""
     return "solo"
 
 

@@ -7,14 +7,12 @@ receivers of signals may block, and the loop must not.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from queue import SimpleQueue
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -33,7 +31,7 @@ class EventLoop:
         self._bench = bench
         self._pipeline = bench.pipeline
         self._free = bench.slots[::-1]
-        self._threads = ThreadPoolExecutor(len(bench.slots), thread_name_prefix="umbel-slot")
+        self._threads = Aside(len(bench.slots))
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
         self._source = -1
@@ -77,11 +75,17 @@ class EventLoop:
             self._aside(slot, self._perform, slot, run)
         elif run.begins:
             slot.begin(run.number)
-            self._threads.submit(run.context.run, run.begin).add_done_callback(
-                lambda begun: self._soon(self._work, slot, run, begun.exception())
-            )
+            self._threads.submit(partial(self._begin, slot, run))
         else:
             self._work(slot, run, None)
+
+    def _begin(self, slot: Slot, run: Run) -> None:
+        failure: BaseException | None = None
+        try:
+            run.context.run(run.begin)
+        except BaseException as raised:  # noqa: BLE001  (it is how the run ends)
+            failure = raised
+        self._soon(self._work, slot, run, failure)
 
     def _work(self, slot: Slot, run: Run, failure: BaseException | None) -> None:
         """Run a coroutine, as a task in the run's context; or note that it could not begin."""
@@ -139,8 +143,7 @@ class EventLoop:
             try:
                 self._bench.conclude(slot, *perform(*args))
             except BaseException:  # noqa: BLE001  (a slot that is lost would run nothing any more)
-                traceback.print_exc()
-                os._exit(1)
+                self._bench.give_up()
             self._soon(self._release, slot)
 
         self._threads.submit(work)
@@ -172,5 +175,38 @@ class EventLoop:
         return stack_of(slot)
 
     def close(self) -> None:
-        """Close the event loop; the threads have nothing to do."""
+        """Close the event loop, and end the threads, which have nothing to do."""
         self._runner.close()
+        self._threads.close()
+
+
+class Aside:
+    """Threads that are started as they are needed, and that no end of the program waits for."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, call: Callable[[], object]) -> None:
+        """Make a call, which raises nothing, in one of them. Only one thread may ask."""
+        self._calls.put(call)
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
+            name = f"umbel-slot-{len(self._threads) + 1}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # it holds a run, and what that has brought
+            self._idle.release()
+
+    def close(self) -> None:
+        """End them, and wait for that."""
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()

@@ -130,6 +130,16 @@ class ChildEnd:
         """The descriptors from which tokens and payloads come."""
         return self._tokens.fileno(), self._stream.fileno()
 
+    def hang_up(self) -> None:
+        """Have the supervisor see the end of the stream. Any thread may do it."""
+        with contextlib.suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close both sockets; in a process of its own its end does."""
+        self._stream.close()
+        self._tokens.close()
+
     def _need(self, size: int) -> None:
         while len(self._buffer) - self._offset < size:
             self._grow(self._stream.recv(max(CHUNK, size)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from umbel.app import Task
 from umbel.pools.coroutine import Interruptible
-from umbel.pools.slots import Bench, Slot, is_in_store, postpone
+from umbel.pools.slots import Bench, Slot, is_in_store
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,7 +63,6 @@ class MainThread:
         if frame is not None and frame.f_code is MainThread._call.__code__:
             return False  # the user's function has just returned, or has not begun
         if is_in_store(frame):
-            postpone()
             return False
         slot.struck = slot.inside
         coroutine = slot.coroutine

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from _thread import start_new_thread
 from collections.abc import Callable
 from time import sleep
@@ -65,7 +67,8 @@ class Pool(Protocol):
         """Raise `SoftTimeLimitExceeded` in the function that runs in a slot.
 
         Called from a signal handler, in the main thread, which stands in `frame`. True has the
-        handler raise it there.
+        handler raise it there. Where it cannot be raised just now, nothing is done: the call comes
+        again in a moment. Without a frame it is another thread that calls, inside a host's process.
         """
         ...
 
@@ -104,6 +107,10 @@ class Slot:
         words, base = self._words, self._base
         words[base + START] = time.monotonic_ns()
         words[base + NUMBER] = number
+
+    def detach(self, words: memoryview[int]) -> None:
+        """From now on write into `words`: the record may be another slot's soon."""
+        self._words = words
 
     def end(self) -> None:
         """What ran here has ended, and its outcome has left."""
@@ -224,6 +231,16 @@ class Bench:
             os._exit(0)  # a process that the task has forked has come out of its function
         self._link.send(outcome)
 
+    def give_up(self) -> None:
+        """End the process, from a handler of what broke a slot's loop: it would run nothing more.
+
+        A `SystemExit` says that the supervisor is gone.
+        """
+        if isinstance(sys.exception(), SystemExit):
+            os._exit(0)
+        traceback.print_exc()
+        os._exit(1)
+
     # ------------------------------------------------------------------ signals
 
     def on_soft_limit(self, pool: Pool, frame: FrameType | None) -> None:
@@ -244,16 +261,26 @@ class Bench:
                         raises = pool.interrupt(slot, frame) or raises
         finally:
             self._in_handler = False
+        if any(slot.is_over_limit() for slot in self.slots):
+            self.come_again(pool)
         if raises:
             raise SoftTimeLimitExceeded
+
+    def come_again(self, pool: Pool) -> None:  # noqa: ARG002  (what other benches need)
+        """Have `on_soft_limit` called again in a moment."""
+        postpone()
 
     def tell_stacks(self, pool: Pool) -> None:
         """SIGUSR2, after faulthandler: what is on no thread's stack."""
         asked = [slot for slot in self.slots if slot.is_asked_for_stack()]
         for slot in asked or [slot for slot in self.slots if slot.inside][:MANY]:
-            if lines := pool.stack(slot):
+            if lines := self.stack(pool, slot):
                 text = "\n".join([f"{TASK} (most recent call last):", *lines])
                 os.write(self._stacks, text.encode("utf-8", "replace") + b"\n")
+
+    def stack(self, pool: Pool, slot: Slot) -> list[str]:
+        """Where a slot's code stands, if nobody else tells."""
+        return pool.stack(slot)
 
 
 def is_in_store(frame: FrameType | None) -> bool:

@@ -2,7 +2,8 @@
 
 An `async def` task is handed to an event loop in the main thread, which has nothing else to do, and
 the slot's thread waits for it: so all coroutines of a child share one loop, and a soft limit
-reaches them from the signal handler, exactly where they are.
+reaches them from the signal handler, exactly where they are. Inside a host's process the child has
+no main thread and no signals, and the soft limit reaches a coroutine where it waits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import ctypes
 import os
 import sys
 import threading
-import traceback
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from umbel.app import Task
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.pools.coroutine import Interruptible
-from umbel.pools.slots import Bench, Slot, is_in_store, postpone
+from umbel.pools.slots import Bench, Slot, is_in_store
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,6 +41,7 @@ class Threads:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._left = len(bench.slots)
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._news = threading.Event()
         """The event loop is wanted, or all threads have ended."""
@@ -50,7 +51,9 @@ class Threads:
         """Start the threads; then be the event loop, once one is needed."""
         for index, slot in enumerate(self._bench.slots):
             name = f"umbel-slot-{index + 1}"
-            threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
         self._news.wait()
         if self._left:
             import asyncio
@@ -62,11 +65,8 @@ class Threads:
         slot.name_thread(threading.get_ident())
         try:
             self._bench.work(slot, partial(self._call, slot))
-        except SystemExit:
-            os._exit(0)  # the supervisor is gone
         except BaseException:  # noqa: BLE001  (a slot that is lost in silence would run nothing)
-            traceback.print_exc()
-            os._exit(1)
+            self._bench.give_up()
         with self._lock:
             self._left = left = self._left - 1
         if left:
@@ -96,7 +96,9 @@ class Threads:
         return stack_of(slot)
 
     def close(self) -> None:
-        """There is nothing to close: the event loop ends with `run`."""
+        """Wait for the threads, which have nothing to do; the event loop ended with `run`."""
+        for thread in self._threads:
+            thread.join()
 
     # ------------------------------------------------------------------ the event loop
 
@@ -115,10 +117,9 @@ class Threads:
 def wait_for(
     slot: Slot, number: int, made: CoroutineType[Any, Any, Any], loop: asyncio.AbstractEventLoop
 ) -> Any:
-    """Run a coroutine on the main thread's loop, in a copy of this thread's context."""
+    """Run a coroutine on another thread's loop, in a copy of this thread's context."""
     future: Future[Any] = Future()
     coroutine = slot.coroutine = Interruptible(made)
-    slot.name_thread(MAIN_THREAD)
     slot.end()  # nothing of it runs until the loop comes to it
     slot.inside = number
     try:
@@ -139,6 +140,7 @@ def _start(
 ) -> None:
     async def watch() -> None:
         try:
+            slot.name_thread(threading.get_ident())
             slot.begin(number)
             value = await coroutine
         except BaseException as error:  # noqa: BLE001  (raised in the slot's thread)
@@ -196,15 +198,14 @@ def _leave(slot: Slot) -> None:
 
 
 def strike(slot: Slot) -> None:
-    """From the main thread: raise the soft limit in the function that a slot's thread runs.
+    """From another thread: raise the soft limit in the function that a slot's thread runs.
 
     It is raised when that thread next executes Python code.
     """
     with slot.guard:
-        if not slot.is_over_limit():
+        if not slot.is_over_limit() or slot.coroutine is not None:
             return
         if is_in_store(sys._current_frames().get(slot.thread)):  # noqa: SLF001  (the only way)
-            postpone()
             return
         slot.struck = slot.inside
         _raise_in(slot.thread, SoftTimeLimitExceeded)
@@ -216,13 +217,19 @@ def interrupt_coroutine(
     loop: asyncio.AbstractEventLoop,
     frame: FrameType | None,
 ) -> bool:
-    """From the main thread, which runs the loop: raise the soft limit in a coroutine.
+    """From a signal handler in the loop's thread: raise the soft limit in a coroutine.
 
-    True if it is being executed: it is to be raised where the main thread is.
+    True if it is being executed: it is to be raised where the main thread is. Without a frame, from
+    another thread: it is raised where the coroutine waits.
     """
+    if frame is None:
+        number = slot.inside
+        if slot.is_over_limit() and slot.coroutine is coroutine:
+            slot.struck = number
+            loop.call_soon_threadsafe(coroutine.interrupt, loop)
+        return False
     running = coroutine.is_running()
     if running and is_in_store(frame):
-        postpone()
         return False
     slot.struck = slot.inside
     if not running:

@@ -42,7 +42,7 @@ from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.content import content_types
 from umbel.result import EagerResult
-from umbel.worker.embedded import EmbeddedWorker, Ended
+from umbel.testing.stepper import Ended, Stepper
 
 EVERYTHING: Final = 1 << 40
 """A limit that no test's queue reaches."""
@@ -228,7 +228,7 @@ class _Crew:
     def __init__(self, engines: dict[str, _Engine], ends: contextlib.ExitStack) -> None:
         self._engines = engines
         self._ends = ends
-        self._workers: dict[str, EmbeddedWorker] = {}
+        self._workers: dict[str, Stepper] = {}
 
     def work_one(self) -> Ended | None:
         for url, engine in list(self._engines.items()):  # a task may open another
@@ -242,7 +242,7 @@ class _Crew:
                 return ended
         return None
 
-    def _hire(self, url: str, engine: _Engine) -> EmbeddedWorker:
+    def _hire(self, url: str, engine: _Engine) -> Stepper:
         users = [app for app in apps if app.opened is engine]
 
         def home_of(name: str) -> App:
@@ -251,7 +251,7 @@ class _Crew:
             candidates.sort(key=lambda app: app.opened is not engine)
             return next((app for app in candidates if name in app.tasks), users[0])
 
-        worker = EmbeddedWorker(users[0], node=NODE, home_of=home_of)
+        worker = Stepper(users[0], node=NODE, home_of=home_of)
         self._workers[url] = self._ends.enter_context(worker)
         return worker
 

@@ -1,4 +1,7 @@
-"""The supervisor's side of its processes: the fork server, and what each child holds."""
+"""The supervisor's side of its children: what each holds, and how it is started and ended.
+
+They are processes behind a fork server; an embedded worker's are threads (`embedded.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import signal
 import socket
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from umbel.engines.run_file import RECORDS, SlotTable
 from umbel.pools.launch import ForkServer
@@ -38,7 +42,7 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Child:
-    """One child process as the supervisor knows it."""
+    """One child as the supervisor knows it."""
 
     seat: int
     """Where it sits in the slot table: its records begin at seat × slots."""
@@ -112,14 +116,16 @@ class Child:
         os.lseek(self.stacks, 0, os.SEEK_SET)  # the child writes at the same, shared, offset
 
 
-class Children:
-    """The fork server and the children behind it."""
+class Children(ABC):
+    """The children of a worker, whatever they are."""
 
-    def __init__(self, server: ForkServer) -> None:
-        self._server = server
-        self.control: socket.socket = server.control
+    kills: ClassVar[bool]
+    """Whether a child can be ended in the middle of a task; and whether its memory is its own."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        """Can be read when `reports` may have something to tell."""
         self.by_seat: dict[int, Child] = {}
-        self._by_pid: dict[int, Child] = {}
         self._early: dict[int, int] = {}
         self._early_records: set[int] = set()
 
@@ -130,8 +136,7 @@ class Children:
         return len(self.by_seat)
 
     def hand_over(self, run_file: int) -> None:
-        """Give the fork server the run file; it must come before the first child."""
-        socket.send_fds(self.control, [b"run file"], [run_file])
+        """Take in the run file; it must come before the first child."""
         self.table: SlotTable = SlotTable(run_file)
 
     def note_early(self, number: int) -> None:
@@ -153,22 +158,76 @@ class Children:
     def spawn(self, setup: Setup) -> Child:
         """Start a child in the first free seat."""
         seat = next(n for n in range(RECORDS // setup.slots) if n not in self.by_seat)
-        stacks = _anonymous_file()
-        child = Child(seat, setup.slots, SupervisorEnd(), stacks)
+        child = Child(seat, setup.slots, SupervisorEnd(), _anonymous_file())
         self.table.clear(child.first, child.slots)
-        spawn = {"spawn": seat, "terminal": setup.pool == "solo"}
-        request = json.dumps(spawn).encode("ascii")
-        descriptors = [child.link.child_stream.fileno(), child.link.child_tokens.fileno(), stacks]
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `reports` tells of it
-            socket.send_fds(self.control, [request], descriptors)
+        self.start(child, setup)
         child.link.close_child_ends()
-        child.link.give_setup(setup)
         self.by_seat[seat] = child
         return child
 
     def running(self, child: Child) -> list[tuple[int, int, float]]:
         """What a child's slots run: record, number, start (monotonic)."""
         return self.table.running(child.first, child.slots)
+
+    def forget(self, child: Child) -> None:
+        """Drop a child that has ended."""
+        del self.by_seat[child.seat]
+        self.table.clear(child.first, child.slots)
+        child.link.close()
+        os.close(child.stacks)
+
+    @abstractmethod
+    def start(self, child: Child, setup: Setup) -> None:
+        """Have it live, with the child's ends of its link."""
+
+    @abstractmethod
+    def signal(self, child: Child, number: int) -> None:
+        """Tell it that a soft limit has passed (SIGUSR1), or ask for its stacks (SIGUSR2)."""
+
+    @abstractmethod
+    def kill(self, child: Child) -> None:
+        """End it, whatever it does."""
+
+    @abstractmethod
+    def reports(self) -> list[tuple[Child, dict[str, int]]]:
+        """The children that have ended, each with wait status and peak memory (KiB).
+
+        `ConnectionError` when no child can be started or ended any more.
+        """
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """End what may be left after that."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End whatever is left."""
+
+
+class Processes(Children):
+    """The fork server and the processes behind it."""
+
+    kills = True
+
+    def __init__(self, server: ForkServer) -> None:
+        super().__init__(server.control)
+        self._server = server
+        self._by_pid: dict[int, Child] = {}
+
+    def hand_over(self, run_file: int) -> None:
+        """Give the fork server the run file, too."""
+        socket.send_fds(self.control, [b"run file"], [run_file])
+        super().hand_over(run_file)
+
+    def start(self, child: Child, setup: Setup) -> None:
+        """Have the fork server start it."""
+        spawn = {"spawn": child.seat, "terminal": setup.pool == "solo"}
+        request = json.dumps(spawn).encode("ascii")
+        link = child.link
+        descriptors = [link.child_stream.fileno(), link.child_tokens.fileno(), child.stacks]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `reports` tells of it
+            socket.send_fds(self.control, [request], descriptors)
+        link.give_setup(setup)
 
     def signal(self, child: Child, number: int) -> None:
         """Signal a child; SIGKILL goes to all its process group."""
@@ -187,6 +246,8 @@ class Children:
 
         `ConnectionError` when the fork server itself is gone.
         """
+        if os.getpid() == 1:
+            reap_orphans()
         ended: list[tuple[Child, dict[str, int]]] = []
         while True:
             try:
@@ -204,13 +265,6 @@ class Children:
                 self._by_pid[child.pid] = child
             else:
                 ended.append((self._by_pid.pop(report["exited"]), report))
-
-    def forget(self, child: Child) -> None:
-        """Drop a child that has ended."""
-        del self.by_seat[child.seat]
-        self.table.clear(child.first, child.slots)
-        child.link.close()
-        os.close(child.stacks)
 
     def abandon(self) -> None:
         """The fork server died, and with it its children; end what they may have left."""

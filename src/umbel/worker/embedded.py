@@ -1,277 +1,198 @@
-"""A worker inside another process: one slot in the very thread that works it.
+"""A worker inside another process: in a test, a notebook, a web process.
 
-It registers, claims, decides, executes and settles by the code of any worker, one delivery at a
-time, so that it never holds what it has not started. It has no children, installs no signal
-handlers and enforces no time limits: in a thread of the host's a task cannot be killed.
+It is the supervisor of any worker, in a thread, and its children are threads (`pools/hosted.py`):
+so what it runs sees the host's objects, and an app needs no name by which others could import it.
+It installs no signal handlers and starts no processes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import select
+import signal
+import socket
 import threading
-from collections.abc import Callable, Sequence
-from types import CoroutineType
-from typing import Any, Final, Self
+from collections.abc import Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Final
 
-from umbel import clock
-from umbel.app import App, Task
-from umbel.app.coroutines import Loop
-from umbel.app.pipeline import Pipeline, Rest
-from umbel.engines.broker import Bury, Delivery, LeaseLost, PutBack, Settlement
-from umbel.exceptions import DecodeError, OperationalError
-from umbel.message import task as task_message
-from umbel.message.task import Headers
-from umbel.worker.gate import Gate, Held
-from umbel.worker.leases import Incarnation, LeaseKeeper
-from umbel.worker.settle import Settler
+from umbel import signals
+from umbel.app import App
+from umbel.app.pipeline import Pipeline
+from umbel.pools.hosted import ChildThread, HostedBench
+from umbel.pools.link import ChildEnd, Setup
+from umbel.pools.slots import Slot
+from umbel.worker.children import Child, Children
+from umbel.worker.leases import Incarnation
+from umbel.worker.shutdown import OnRequest
+from umbel.worker.supervisor import Options, Supervisor
 
-logger: logging.Logger = logging.getLogger("umbel.worker")
-
-SLOW_LOOK: Final = 1.0
-"""Seconds after which an idle worker looks for work even if nobody woke it."""
-STORE_RETRY: Final = 0.5
-"""Seconds between two tries when the store cannot be used."""
+POOLS: Final = ("solo", "threads", "asyncio")
+"""Pools that can run inside a process."""
+PATIENCE: Final = 0.2
+"""Seconds that the threads of a worker that failed get to end."""
 
 
-class Bench:
-    """What the deliveries of one app go through."""
+class ChildThreads(Children):
+    """Children in threads of this process."""
 
-    def __init__(self, app: App, node: str) -> None:
-        self.app = app
-        self.gate: Gate = Gate(app, Settler(app, node), None, None)
-        self.pipeline: Pipeline = Pipeline(app, node)
+    kills = False
 
+    def __init__(self, app: App) -> None:
+        near, self._bell = socket.socketpair()
+        near.setblocking(False)
+        super().__init__(near)
+        self._app = app
+        self._threads: dict[int, ChildThread] = {}
+        self._ended: SimpleQueue[Child] = SimpleQueue()
+        self._is_set_up = False
 
-class Ended:
-    """What became of one delivery."""
+    def start(self, child: Child, setup: Setup) -> None:
+        """Start its main thread."""
+        link = ChildEnd(child.link.child_stream.dup(), child.link.child_tokens.dup())
+        slots = [Slot(self.table.words, child.first + index) for index in range(child.slots)]
+        bench = HostedBench(link, slots, Pipeline(self._app, setup.node), child.stacks)
+        thread = self._threads[child.seat] = ChildThread(
+            f"umbel-child-{child.seat + 1}",
+            bench,
+            link,
+            setup.pool,
+            partial(self._set_up, setup.node),
+            partial(self._note_end, child),
+        )
+        thread.start()
 
-    def __init__(
-        self,
-        app: App,
-        delivery: Delivery,
-        settlement: Settlement,
-        value: object,
-        error: BaseException | None,
-        *,
-        ran: bool,
-    ) -> None:
-        self.app = app
-        """Whose task it is, as far as that can be told."""
-        self.delivery = delivery
-        self.settlement = settlement
-        self.value = value
-        """What the function returned, the object itself."""
-        self.error = error
-        """What the function raised, as it was raised here."""
-        self.ran = ran
-        """False: it was decided without running it (expired, revoked, unknown, unreadable)."""
+    def _set_up(self, node: str) -> None:
+        # It is one process, however many children there will have been.
+        if not self._is_set_up:
+            self._is_set_up = True
+            signals.worker_process_init.send(node)
 
-    @property
-    def headers(self) -> Headers | None:
-        """The message's; None if they cannot be read."""
-        with contextlib.suppress(DecodeError):
-            return task_message.decode_headers(self.delivery.payload)
-        return None
+    def signal(self, child: Child, number: int) -> None:
+        """Do what a child process does on this signal."""
+        thread = self._threads[child.seat]
+        if number == signal.SIGUSR1:
+            thread.interrupt()
+        else:
+            thread.tell_stacks()
 
-    @property
-    def state(self) -> str:
-        """The state that was recorded; empty for a message that went back."""
-        history, end = self.settlement.history, self.settlement.end
-        if isinstance(end, PutBack) or history is None:
-            return ""
-        return history.state
+    def kill(self, child: Child) -> None:
+        """Hear nothing of it any more; its threads end when their tasks do."""
+        child.killed = True
+        self._note_end(child)
 
-    @property
-    def letter(self) -> Bury | None:
-        """Why it became a dead letter, if it did."""
-        end = self.settlement.end
-        return end if isinstance(end, Bury) else None
+    def _note_end(self, child: Child) -> None:
+        self._ended.put(child)
+        with contextlib.suppress(OSError):  # the worker has ended
+            self._bell.send(b"!")
+
+    def reports(self) -> list[tuple[Child, dict[str, int]]]:
+        """The children that have ended or were abandoned."""
+        with contextlib.suppress(BlockingIOError):
+            self.control.recv(4096)
+        ended: list[Child] = []
+        with contextlib.suppress(Empty):
+            while True:
+                child = self._ended.get_nowait()
+                if self.by_seat.get(child.seat) is child and child not in ended:
+                    ended.append(child)
+        return [(child, {"status": 0, "memory": 0}) for child in ended]
+
+    def forget(self, child: Child) -> None:
+        """Drop a child; wait for its threads unless a task keeps them."""
+        thread = self._threads.pop(child.seat)
+        thread.leave()
+        super().forget(child)
+
+    def abandon(self) -> None:
+        """Never needed: there is nothing between these children and the supervisor."""
+
+    def close(self) -> None:
+        """Abandon whatever is left, after a failure of the worker."""
+        threads = list(self._threads.values())
+        for child in list(self):
+            self.forget(child)
+        for thread in threads:
+            thread.join(PATIENCE)
+        if self._bell.fileno() < 0:
+            return
+        if hasattr(self, "table"):
+            self.table.close()
+        self._bell.close()
+        self.control.close()
+        if self._is_set_up:
+            signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
 
 
 class EmbeddedWorker:
-    """One slot of an app, or of several that share a store.
+    """A worker in threads of this process, from `start` until `stop`.
 
-    `queues`: those to serve, by default the app's. `home_of` names the app whose task a message
-    is for, by the task's name; by default all are for `app`.
+    `pool` is one of `POOLS`; `queues` are those to serve, by default the app's.
     """
 
     def __init__(
         self,
         app: App,
         *,
+        pool: str = "solo",
+        concurrency: int | None = None,
         node: str | None = None,
         queues: Sequence[str] = (),
-        home_of: Callable[[str], App] | None = None,
     ) -> None:
         self.app = app
-        self.queues: Sequence[str] = tuple(queues) or tuple(app.amqp.queues.consume_from)
-        self.next_due: float | None = None
-        """Unix time at which the next delayed message becomes ready, as of the last claim."""
-        self._home_of = home_of or (lambda _: app)
-        self._lease = app.conf.worker_lease
-        self._engine = app.engine
-        self.incarnation: Incarnation = Incarnation(app, node, self.queues, 1, self._lease)
-        self._benches: dict[int, Bench] = {}
-        self._loop = Loop()
-        self._value: object = None
-        self._raised: BaseException | None = None
+        self.error: BaseException | None = None
+        """What ended it before its time."""
+        self._shutdown = OnRequest()
+        options = Options(
+            "", node=node, queues=queues, concurrency=concurrency, pool=pool, processes=1
+        )
+        # The app's own store, for the lease too: one in memory has no second connection.
+        self._supervisor = Supervisor(app, options, ChildThreads(app), self._shutdown, app.engine)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="umbel-embedded", daemon=True)
 
     @property
     def hostname(self) -> str:
         """Its node name (Celery's word)."""
-        return self.incarnation.node
+        return self._supervisor.hostname
 
-    def __enter__(self) -> Self:
-        self.incarnation.register()
-        return self
+    @property
+    def queues(self) -> Sequence[str]:
+        """The queues that it serves."""
+        return self._supervisor.queues
 
-    def __exit__(self, *_: object) -> None:
-        self._loop.close()
-        self.incarnation.leave()
+    @property
+    def incarnation(self) -> Incarnation:
+        """Its place among the workers of the store."""
+        return self._supervisor.incarnation
 
-    def work_one(self) -> Ended | None:
-        """Claim one delivery and see it to its end; None if nothing is due."""
-        claim = self._engine.broker.claim(self.incarnation.number, self.queues, 1)
-        self.next_due = claim.next_due
-        if not claim.deliveries:
-            return None
-        delivery = claim.deliveries[0]
-        bench = self._bench_for(delivery)
-        bench.gate.learn_revocations(claim.revocations)
-        decision = bench.gate.decide(delivery)
-        ran = isinstance(decision, Held)
-        rest: Rest | None = None
-        if isinstance(decision, Held):
-            settlement, rest = self._run(bench, decision)
-        else:
-            settlement = decision
-        value, self._value = self._value, None
-        raised, self._raised = self._raised, None
-        if self._engine.broker.settle([settlement]):
-            logger.warning("An outcome was refused: its message had been taken over")
-        if rest is not None:
-            rest()
-        return Ended(bench.app, delivery, settlement, value, raised, ran=ran)
-
-    def _bench_for(self, delivery: Delivery) -> Bench:
-        try:
-            app = self._home_of(task_message.decode_headers(delivery.payload).task)
-        except DecodeError:
-            app = self.app
-        bench = self._benches.get(id(app))
-        if bench is None:
-            bench = self._benches[id(app)] = Bench(app, self.incarnation.node)
-        return bench
-
-    def _run(self, bench: Bench, held: Held) -> tuple[Settlement, Rest | None]:
-        delivery = held.delivery
-        if held.early:
-            self._engine.broker.accept([delivery])
-        outcome, rest = bench.pipeline.execute(
-            delivery.number, delivery.payload, delivery.deliveries, self._call
-        )
-        return bench.gate.ended(held, outcome), rest
-
-    def _call(self, _: int, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        self._value = self._raised = None
-        try:
-            value = (task if task.overrides_call else task.run)(*args, **kwargs)
-            if isinstance(value, CoroutineType):
-                value = self._loop.run(value)
-        except BaseException as error:
-            self._raised = error
-            raise
-        self._value = value
-        return value
-
-
-class WorkerThread(threading.Thread):
-    """An embedded worker in a thread of its own, from `start` until `stop`."""
-
-    def __init__(self, worker: EmbeddedWorker) -> None:
-        super().__init__(name="umbel-embedded", daemon=True)
-        self.worker = worker
-        self.error: BaseException | None = None
-        """What ended the thread before its time."""
-        self._app = worker.app
-        self._started_working = threading.Event()
-        self._stopping = threading.Event()
-        self._nudged, self._nudge = os.pipe()
-
-    def wait_until_ready(self) -> None:
-        """Return once it takes work; raises what kept it from that."""
-        self._started_working.wait()
+    def start(self) -> None:
+        """Return once it takes work; raises what keeps it from that."""
+        self._thread.start()
+        self._ready.wait()
         if self.error is not None:
             raise self.error
 
-    def end(self, timeout: float) -> None:
-        """Let the running task end, and stop; raises what the thread failed with.
+    def stop(self, timeout: float) -> None:
+        """Let the running tasks end, and stop; raises what the worker failed with.
 
-        `RuntimeError` if it has not ended after `timeout` seconds; it ends when its task does.
+        `RuntimeError` if it has not ended after `timeout` seconds; it ends when its tasks do.
         """
-        self._stopping.set()
-        os.write(self._nudge, b"!")
-        self.join(timeout)
-        if self.is_alive():
+        self._shutdown.ask()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
             raise RuntimeError(
-                f"The worker's thread has not ended after {timeout:g} s: its task goes on. Give it "
-                "longer with shutdown_timeout=…, or let the task end."
+                f"The worker has not ended after {timeout:g} s: a task goes on. Give it longer "
+                "with shutdown_timeout=…, or let the task end."
             )
-        os.close(self._nudge)
-        os.close(self._nudged)
         if self.error is not None:
             raise self.error
 
-    def run(self) -> None:
-        """Work until `stop`."""
+    def _run(self) -> None:
         try:
-            with self.worker:
-                self._work()
+            self._supervisor.run(self._ready.set)
         except BaseException as error:  # noqa: BLE001  (raised where the worker was started)
             self.error = error
         finally:
-            self._started_working.set()
-
-    def _work(self) -> None:
-        engine, worker = self._app.engine, self.worker
-        lost = threading.Event()
-        keeper = LeaseKeeper(
-            self._app, worker.incarnation, engine, self._app.conf.worker_lease, lost.set
-        )
-        waker = engine.broker.listen(worker.queues)
-        poll = select.poll()
-        for source in (self._nudged, waker.fileno()):
-            poll.register(source, select.POLLIN)
-        keeper.start()
-        try:
-            self._started_working.set()
-            while not self._stopping.is_set():
-                waker.drain()
-                pause = self._turn(lost)
-                if pause:
-                    poll.poll(pause * 1000 + 0.5)
-        finally:
-            keeper.stop()
-            waker.close()
-
-    def _turn(self, lost: threading.Event) -> float:
-        """Work one delivery; seconds to wait for the next."""
-        worker = self.worker
-        try:
-            if lost.is_set():
-                lost.clear()
-                worker.incarnation.register()
-            if worker.work_one() is not None:
-                return 0.0
-        except LeaseLost:
-            lost.set()
-            return 0.0
-        except OperationalError as error:
-            logger.warning("%s Trying again every %g s", error, STORE_RETRY)
-            return STORE_RETRY
-        if worker.next_due is None:
-            return SLOW_LOOK
-        return min(SLOW_LOOK, max(0.0, worker.next_due - clock.time()))
+            self._ready.set()

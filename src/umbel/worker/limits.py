@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from umbel.engines.run_file import SOFT, STACK
 from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from umbel.worker.children import Child, Children, Verdict
 from umbel.worker.gate import NEVER, Held
+
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 STACKS_WAIT: Final = 0.2
 """Seconds that a child gets to begin writing its stacks before it is killed."""
@@ -123,8 +126,12 @@ class Limits:
         child.verdict = None
         child.culprit = verdict.held
         child.retiring = True
-        child.doom = min(child.doom, now + NEIGHBOURS)
-        self._end(child, verdict, child.last_stacks(table.thread(verdict.record)))
+        stacks = child.last_stacks(table.thread(verdict.record))
+        if self._children.kills:
+            child.doom = min(child.doom, now + NEIGHBOURS)
+        self._end(child, verdict, stacks)
+        if not self._children.kills:
+            logger.error("Its thread cannot be ended and is abandoned; it is here:\n%s", stacks)
         return self._enforce(child, now)
 
 

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 HARD: Final = 1
@@ -21,17 +23,10 @@ SAYINGS: Final[dict[How, str]] = {
 }
 
 
-class Shutdown:
-    """How a worker is to end, None while it is not; the worker's loop looks at it.
+class Shutdown(ABC):
+    """How a worker is to end, None while it is not; the worker's loop looks at it."""
 
-    SIGTERM or SIGINT: warm. Again, or SIGQUIT: cold, with `soft` seconds of grace before it. Once
-    more: the process ends on the spot, and another worker takes over what it held. SIGHUP ends a
-    worker warmly, to be started anew; one that writes to a terminal, or whose terminal has been
-    closed, ends for good; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all
-    stacks.
-    """
-
-    def __init__(self, soft: float) -> None:
+    def __init__(self, soft: float = 0.0) -> None:
         self.how: How | None = None
         self.signal: str | None = None
         """The name of the last signal that asked for it."""
@@ -41,12 +36,61 @@ class Shutdown:
         self.deadline: float = float("inf")
         """Monotonic time at which a soft shutdown becomes a cold one."""
         self._soft = soft
+
+    @abstractmethod
+    def listen(self) -> AbstractContextManager[socket.socket]:
+        """Hear what is asked for; a socket that becomes readable on it."""
+
+    def pass_deadline(self) -> None:
+        """Let a soft shutdown become a cold one once its time is up."""
+        if self.how == "soft" and time.monotonic() >= self.deadline:
+            self.how = "cold"
+
+    def describe(self) -> str:
+        """What it means, for the log."""
+        text = SAYINGS[self.how or "warm"]
+        return text % self._soft if self.how == "soft" else text
+
+
+class OnRequest(Shutdown):
+    """A shutdown for which the program asks that the worker is inside of."""
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[socket.socket]:
+        """A socket that becomes readable on `ask`."""
+        wake, self._rung = socket.socketpair()
+        with wake, self._rung:
+            yield wake
+
+    def describe(self) -> str:
+        """What it means, for the log."""
+        return "This worker stops: waiting for running tasks"
+
+    def ask(self) -> None:
+        """End once what runs has ended. Not before the worker is ready; any thread may ask."""
+        self.how = "warm"
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self._rung.send(b"!")
+
+
+class OnSignals(Shutdown):
+    """A shutdown for which signals ask.
+
+    SIGTERM or SIGINT: warm. Again, or SIGQUIT: cold, with `soft` seconds of grace before it. Once
+    more: the process ends on the spot, and another worker takes over what it held. SIGHUP ends a
+    worker warmly, to be started anew; one that writes to a terminal, or whose terminal has been
+    closed, ends for good; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all
+    stacks.
+    """
+
+    def __init__(self, soft: float) -> None:
+        super().__init__(soft)
         self._at_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._had_terminal = has_terminal()
         self._remap = os.environ.get("REMAP_SIGTERM", "").upper() == "SIGQUIT"
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[socket.socket]:
+    def listen(self) -> Iterator[socket.socket]:
         """Handle signals; yields a socket that becomes readable on one."""
         wake, rung = socket.socketpair()
         wake.setblocking(False)
@@ -67,16 +111,6 @@ class Shutdown:
             signal.set_wakeup_fd(before)
             wake.close()
             rung.close()
-
-    def pass_deadline(self) -> None:
-        """Let a soft shutdown become a cold one once its time is up."""
-        if self.how == "soft" and time.monotonic() >= self.deadline:
-            self.how = "cold"
-
-    def describe(self) -> str:
-        """What it means, for the log."""
-        text = SAYINGS[self.how or "warm"]
-        return text % self._soft if self.how == "soft" else text
 
     def _on_end(self, number: int, _: object) -> None:
         self.signal = signal.Signals(number).name

@@ -20,12 +20,12 @@ from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
 from umbel.engines.broker import Bury, Claim, Delivery, LeaseLost, Settlement
+from umbel.engines.state import Engine
 from umbel.exceptions import OperationalError
 from umbel.pools.child import IMPORT_FAILED
 from umbel.pools.kinds import Layout, lay_out
-from umbel.pools.launch import ForkServer
 from umbel.pools.link import Setup
-from umbel.worker.children import Child, Children, reap_orphans
+from umbel.worker.children import Child, Children
 from umbel.worker.dispatch import READ_AHEAD, Dispatcher
 from umbel.worker.ends import Ends
 from umbel.worker.gate import NEVER, Gate, Held
@@ -53,7 +53,7 @@ class Options:
     """What a worker was asked for; None takes the setting's value."""
 
     app_name: str
-    """Where its children find the app, `module:attribute`."""
+    """Where its children find the app, `module:attribute`; nothing is read of it inside a host."""
     node: str | None = None
     queues: Sequence[str] = ()
     concurrency: int | None = None
@@ -72,9 +72,20 @@ class Options:
 
 
 class Supervisor:
-    """One worker."""
+    """One worker.
 
-    def __init__(self, app: App, options: Options, server: ForkServer) -> None:
+    `own_engine` is for the lease, which must wait for nothing else: by default the app's store,
+    over connections of its own.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        options: Options,
+        children: Children,
+        shutdown: Shutdown,
+        own_engine: Engine | None = None,
+    ) -> None:
         conf = app.conf
         self.app = app
         self.options = options
@@ -86,13 +97,15 @@ class Supervisor:
             conf.worker_concurrency,
         )
         max_tasks = options.max_tasks_per_child or conf.worker_max_tasks_per_child
-        self._max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
+        max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
+        self._max_memory = max_memory if children.kills else None
+        self._own_engine = own_engine
         self._broker = app.engine.broker
         self.incarnation: Incarnation = Incarnation(
             app, options.node, self.queues, self.layout.total, conf.worker_lease
         )
-        self._children = Children(server)
-        self._dispatcher = Dispatcher(self._children, max_tasks)
+        self._children = children
+        self._dispatcher = Dispatcher(children, max_tasks)
         self._settlements: list[Settlement] = []
         self._retry_at = 0.0
         self._complaint = ""
@@ -103,7 +116,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._spawn_at = 0.0
         self._on_ready: Callable[[], None] | None = None
-        self.shutdown: Shutdown = Shutdown(conf.worker_soft_shutdown_timeout)
+        self.shutdown: Shutdown = shutdown
         self._stacks = StackReport(self._children)
         self._lease_lost = False
         self._exit_code = 0
@@ -118,10 +131,11 @@ class Supervisor:
         signals.worker_init.send(self)
         lease = self.app.conf.worker_lease
         with contextlib.ExitStack() as ends:
+            ends.callback(self._selector.close)
             ends.callback(self._children.close)
             run_file = self.incarnation.register(replace=self.options.replace)
             ends.callback(self._leave)
-            wake = ends.enter_context(self.shutdown.signals())
+            wake = ends.enter_context(self.shutdown.listen())
             self._notices = Notices(self.app, self.incarnation.node)
             ends.callback(self._notices.close)
             self._settler = Settler(self.app, self.incarnation.node, self._notices)
@@ -133,8 +147,10 @@ class Supervisor:
             )
             grace = self.app.conf.task_soft_time_limit_grace
             self._limits = Limits(self._children, grace, self._ends.by_limit)
-            own_engine = self.app.connect()
-            ends.callback(own_engine.close)
+            own_engine = self._own_engine
+            if own_engine is None:
+                own_engine = self.app.connect()
+                ends.callback(own_engine.close)
             keeper = LeaseKeeper(
                 self.app, self.incarnation, own_engine, lease, self._note_lost_lease
             )
@@ -188,8 +204,6 @@ class Supervisor:
                     return
             now = time.monotonic()
             self._tend_children(now)
-            if os.getpid() == 1:
-                reap_orphans()
             if self.shutdown.how is None:
                 self._fetch(now)
             self._hand_out(now)
@@ -217,7 +231,7 @@ class Supervisor:
             return max(0.0, self._retry_at - now)
         times = [now + SLOW_LOOK]
         if self.shutdown.how is None and self._dispatcher.capacity():
-            times.append(self._next_look)
+            times.append(self._next_look if self._dry else now)
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
         times += [self._next_limit, self.shutdown.deadline]

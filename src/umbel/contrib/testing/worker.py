@@ -14,13 +14,12 @@ from umbel.app.refusals import refuse_names
 from umbel.contrib.testing.app import Trap
 from umbel.contrib.testing.tasks import PING
 from umbel.exceptions import ImproperlyConfigured
+from umbel.pools.kinds import find_pool
 from umbel.signals import Signal
-from umbel.worker.embedded import EmbeddedWorker, WorkerThread
+from umbel.worker.embedded import POOLS, EmbeddedWorker
 
 WORKER_LOGLEVEL: Final = os.environ.get("WORKER_LOGLEVEL")
 """Level that the package's loggers get while a worker runs; unset: the one they have."""
-POOLS: Final = ("solo", "threads")
-"""Pools that can run inside a process; with each the tasks run one after the other."""
 WITHOUT_EFFECT: Final = frozenset({"without_heartbeat", "without_mingle", "without_gossip"})
 """What this worker never does, so it can be asked to do without."""
 
@@ -46,7 +45,7 @@ class TestWorkController(EmbeddedWorker):
 @contextlib.contextmanager
 def start_worker(
     app: App,
-    concurrency: int = 1,  # noqa: ARG001  (Celery's solo pool, too, has one slot)
+    concurrency: int = 1,
     pool: str = "solo",
     loglevel: str | int | None = WORKER_LOGLEVEL,
     logfile: str | None = None,
@@ -58,18 +57,21 @@ def start_worker(
     queues: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Iterator[TestWorkController]:
-    """Work in a thread of this process as long as the block lasts; yields the worker.
+    """Work in threads of this process as long as the block lasts; yields the worker.
 
-    It takes messages from the app's store, one at a time, by the code of any worker, and
-    sees what the test has mocked. `queues`: a list, or names with commas. It stops once the task
-    that runs has ended; `RuntimeError` if that takes more than `shutdown_timeout` seconds. What
-    breaks in the worker itself is raised here. Time limits are not enforced in a thread.
+    It is any worker but for its processes, so its tasks see what the test has mocked. `pool`:
+    "solo" runs one task at a time, "threads" `concurrency` of them, "asyncio" as many coroutines.
+    `queues`: a list, or names with commas. It stops once what runs has ended; `RuntimeError` if
+    that takes more than `shutdown_timeout` seconds. What breaks in the worker itself is raised
+    here. A task that ignores its hard limit fails, and its thread is left alone until it ends.
     """
-    _check(pool, options)
+    pool = _check(pool, options)
     test_worker_starting.send(sender=app)
     worker: TestWorkController | None = None
     try:
-        worker = TestWorkController(app, node=hostname, queues=_split(queues))
+        worker = TestWorkController(
+            app, pool=pool, concurrency=concurrency, node=hostname, queues=_split(queues)
+        )
         with _current(app), _logging(loglevel, logfile), _running(worker, shutdown_timeout):
             test_worker_started.send(sender=app, worker=worker, consumer=worker)
             if perform_ping_check:
@@ -79,10 +81,12 @@ def start_worker(
         test_worker_stopped.send(sender=app, worker=worker)
 
 
-def _check(pool: str, options: dict[str, Any]) -> None:
-    if pool not in POOLS:
+def _check(pool: str, options: dict[str, Any]) -> str:
+    name = find_pool(pool)
+    if name not in POOLS:
         raise ImproperlyConfigured(
-            f"There is no pool {pool!r} inside a test's process: use pool='solo'. For processes, "
+            f"There is no pool {pool!r} inside a test's process: use pool='solo', 'threads' or "
+            "'asyncio'. For processes, "
             "run the real thing: subprocess.Popen([sys.executable, '-m', 'umbel', '-A', …, "
             "'worker'])."
         )
@@ -92,6 +96,7 @@ def _check(pool: str, options: dict[str, Any]) -> None:
             f"start_worker() has no option {min(unknown)!r}; it has concurrency, pool, loglevel, "
             "logfile, perform_ping_check, ping_task_timeout, shutdown_timeout, hostname, queues."
         )
+    return name
 
 
 def _split(queues: str | Sequence[str] | None) -> Sequence[str]:
@@ -115,13 +120,11 @@ def _current(app: App) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _running(worker: EmbeddedWorker, shutdown_timeout: float) -> Iterator[None]:
-    thread = WorkerThread(worker)
-    thread.start()
-    thread.wait_until_ready()
+    worker.start()
     try:
         yield
     finally:
-        thread.end(shutdown_timeout)
+        worker.stop(shutdown_timeout)
 
 
 @contextlib.contextmanager
