@@ -172,6 +172,28 @@ def first_task(bench: Bench, peer: Peer) -> Sample:
         return {"first": first / 1e9, "pss": memory, "processes": len(tree)}
 
 
+# -- workflows -------------------------------------------------------------------------------------
+
+
+def workflow(kind: str, size: int) -> Callable[[Bench, Peer], Sample]:
+    """From sending a chord or chain to its result, by a worker that has already worked."""
+
+    def measure(bench: Bench, peer: Peer) -> Sample:
+        with bench.trial(peer, kind, 1 + size) as trial, trial.worker() as worker:
+            trial.produce("roundtrip", 0, 1)
+            worker.wait(1)
+            answer = trial.produce("workflow", kind, 1, size, seconds=20 * STALL)
+        trial.record.check()
+        if not answer["right"]:
+            raise RunError(f"the result of a {kind} of {size} is wrong")
+        return {"seconds": answer["seconds"], "sent": answer["sent"]}
+
+    return measure
+
+
+WORKFLOW = (Metric("seconds", "s", 3), Metric("sent", "sending s", 3))
+
+
 # -- imports ---------------------------------------------------------------------------------------
 
 
@@ -280,6 +302,25 @@ SCENARIOS = (
             Metric("idle", "idle CPU %", 2),
         ),
         roundtrip,
+    ),
+    Scenario(
+        "chord",
+        "a chord of 1,000 tasks: sending it → the body's result",
+        WORKFLOW,
+        each(workflow("chord", 1_000)),
+    ),
+    Scenario(
+        "chord-large",
+        "the same with 10,000 tasks",
+        WORKFLOW,
+        each(workflow("chord", 10_000)),
+        rounds=1,
+    ),
+    Scenario(
+        "chain",
+        "a chain of 100 tasks: sending it → the last result",
+        WORKFLOW,
+        each(workflow("chain", 100)),
     ),
     Scenario(
         "imports",

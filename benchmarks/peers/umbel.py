@@ -39,7 +39,7 @@ SQLITE = Peer(
     worker=worker,
     application=APPLICATION,
     redis=False,
-    scenarios=EVERYTHING | {"bulk", "etas"},
+    scenarios=EVERYTHING | {"bulk", "etas", "chord", "chord-large", "chain"},
 )
 
 REDIS = replace(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import record
-from celery import Celery, group
+from celery import Celery, chain, chord, group
 
 app = Celery("benchmark", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
 
@@ -38,6 +38,21 @@ def mixed(index: int) -> None:
 def busy(index: int) -> None:
     record.spin()
     record.done(index)
+
+
+@app.task
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+WORKFLOWS: dict[str, Callable[[int, int], Any]] = {
+    "chord": lambda first, count: chord(
+        [kept.s(index) for index in range(first, first + count)], total.s()
+    ).apply_async(),
+    "chain": lambda first, count: chain(
+        *(kept.si(index) for index in range(first, first + count))
+    ).apply_async(),
+}
 
 
 SEND: dict[str, Callable[[int], Any]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import record
 
-from umbel import App
+from umbel import App, chain, chord
 
 redis = os.environ.get("BENCH_REDIS")
 app = App("benchmark", broker=redis, backend=redis and "broker")
@@ -35,6 +35,21 @@ def mixed(index: int) -> None:
 def busy(index: int) -> None:
     record.spin()
     record.done(index)
+
+
+@app.task
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+WORKFLOWS: dict[str, Callable[[int, int], Any]] = {
+    "chord": lambda first, count: chord(
+        [kept.s(index) for index in range(first, first + count)], total.s()
+    ).apply_async(),
+    "chain": lambda first, count: chain(
+        *(kept.si(index) for index in range(first, first + count))
+    ).apply_async(),
+}
 
 
 SEND: dict[str, Callable[[int], Any]] = {

@@ -4,6 +4,7 @@ python produce.py MODULE fill TASK FIRST COUNT      queue COUNT tasks, one at a 
 python produce.py MODULE bulk COUNT                 queue COUNT no-op tasks in one call
 python produce.py MODULE results                    fetch a sample of the results of `fill`
 python produce.py MODULE roundtrip FIRST COUNT      COUNT tasks, each sent when the last is back
+python produce.py MODULE workflow KIND FIRST COUNT  a chord or chain of COUNT tasks, to its result
 python produce.py MODULE etas START SECONDS PER_SECOND BURST
 """
 
@@ -58,6 +59,20 @@ def roundtrip(peer: Any, first: int, count: int) -> dict[str, object]:
     return {"seconds": seconds, "wrong": wrong}
 
 
+def workflow(peer: Any, kind: str, first: int, count: int) -> dict[str, object]:
+    start = time.perf_counter()
+    handle = peer.WORKFLOWS[kind](first, count)
+    sent = time.perf_counter()
+    value = peer.wait(handle, 600.0)
+    seconds = time.perf_counter() - start
+    numbers = range(first, first + count)
+    return {
+        "seconds": seconds,
+        "sent": sent - start,
+        "right": value == (sum(numbers) if kind == "chord" else numbers[-1]),
+    }
+
+
 def etas(peer: Any, start: float, seconds: int, per_second: int, burst: int) -> dict[str, object]:
     """`per_second` tasks due in each of `seconds` seconds from `start` on, and then `burst` tasks
     due evenly over the second that begins 10 s later."""
@@ -81,6 +96,8 @@ def main(module: str, command: str, *rest: str) -> None:
         answer = results(peer)
     elif command == "roundtrip":
         answer = roundtrip(peer, int(rest[0]), int(rest[1]))
+    elif command == "workflow":
+        answer = workflow(peer, rest[0], int(rest[1]), int(rest[2]))
     elif command == "etas":
         answer = etas(peer, float(rest[0]), int(rest[1]), int(rest[2]), int(rest[3]))
     else:

@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     )
     from umbel.app import App as Celery
     from umbel.app.queues import Exchange, Queue, binding
+    from umbel.canvas import (
+        Signature,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        subtask,
+        xmap,
+        xstarmap,
+    )
     from umbel.pools.kinds import maybe_patch_concurrency
-    from umbel.result import AsyncResult
+    from umbel.result import AsyncResult, GroupResult
 
 SERIES = "umbel"
 """The name of this series of releases."""
@@ -32,18 +44,29 @@ __all__ = [
     "AsyncTask",
     "Celery",
     "Exchange",
+    "GroupResult",
     "Queue",
+    "Signature",
     "Task",
     "__version__",
     "app_or_default",
     "binding",
     "bugreport",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "maybe_patch_concurrency",
+    "maybe_signature",
     "shared_task",
+    "signature",
+    "subtask",
     "uuid",
     "version_info",
+    "xmap",
+    "xstarmap",
 ]
 
 
@@ -63,7 +86,22 @@ VERSION_BANNER = f"{__version__} ({SERIES})"
 
 _HOMES = {
     **{name: ("umbel.app.queues", name) for name in ("Exchange", "Queue", "binding")},
-    "AsyncResult": ("umbel.result", "AsyncResult"),
+    **{name: ("umbel.result", name) for name in ("AsyncResult", "GroupResult")},
+    **{
+        name: ("umbel.canvas", name)
+        for name in (
+            "Signature",
+            "chain",
+            "chord",
+            "chunks",
+            "group",
+            "maybe_signature",
+            "signature",
+            "subtask",
+            "xmap",
+            "xstarmap",
+        )
+    },
     "Celery": ("umbel.app", "App"),
     "maybe_patch_concurrency": ("umbel.pools.kinds", "maybe_patch_concurrency"),
     **{

@@ -9,6 +9,7 @@ from umbel.testing.contracts import (
     ScheduleContract,
     SettlementContract,
     StateStoreContract,
+    WorkflowContract,
 )
 
 
@@ -37,4 +38,8 @@ class TestSchedules(OnMemory, ScheduleContract):
 
 
 class TestState(OnMemory, StateStoreContract):
+    pass
+
+
+class TestWorkflows(OnMemory, WorkflowContract):
     pass

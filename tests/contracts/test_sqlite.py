@@ -12,6 +12,7 @@ from umbel.testing.contracts import (
     SettlementContract,
     SharingContract,
     StateStoreContract,
+    WorkflowContract,
 )
 
 
@@ -44,6 +45,10 @@ class TestSchedules(OnSqlite, ScheduleContract):
 
 
 class TestState(OnSqlite, StateStoreContract):
+    pass
+
+
+class TestWorkflows(OnSqlite, WorkflowContract):
     pass
 
 

@@ -682,3 +682,41 @@ def ticks_not_unique() -> None:
         return change(connection, msgspec.structs.replace(wanted, version=version))
 
     swap(state, "_change_schedule", insert)
+
+
+# ---------------------------------------------------------------------------------------- workflows
+
+
+@plant
+def part_forgotten() -> None:
+    """Now and then a chord's member ends and is not counted."""
+    from umbel.worker.settle import Settler
+
+    ended = Settler.ended
+    count = 0
+
+    def forget(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        settlement = ended(self, *arguments)
+        return msgspec.structs.replace(settlement, workflow=None) if count % 50 == 0 else settlement
+
+    swap(Settler, "ended", forget)
+
+
+@plant
+def part_afterwards() -> None:
+    """Members are counted in a step of their own, after they were acknowledged."""
+    from umbel.engines.sqlite.broker import SqliteBroker
+
+    settle = SqliteBroker.settle
+
+    def settle_first(self: Any, settlements: Any) -> Any:
+        flows = [one.workflow for one in settlements if one.workflow is not None]
+        refused = settle(self, [msgspec.structs.replace(one, workflow=None) for one in settlements])
+        time.sleep(0.2)
+        for flow in flows:
+            self.publish([], flow)
+        return refused
+
+    swap(SqliteBroker, "settle", settle_first)

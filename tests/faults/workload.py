@@ -111,6 +111,30 @@ def eat(self: Any, mebibytes: int) -> str:
         return token
 
 
+# ---------------------------------------------------------------------------------------- workflows
+
+
+@app.task(bind=True)
+def member(self: Any, number: int, seconds: float = 0.0) -> int:
+    with run(self):
+        time.sleep(seconds)
+        return number
+
+
+@app.task(bind=True)
+def body(self: Any, numbers: list[Any]) -> list[Any]:
+    """How many numbers there are, their sum, and what else there is."""
+    with run(self):
+        plain = [number for number in numbers if isinstance(number, int)]
+        return [len(plain), sum(plain), sorted({repr(n) for n in numbers if n not in plain})]
+
+
+@app.task(bind=True)
+def tell_failure(self: Any, id: str) -> str:
+    with run(self):
+        return id
+
+
 if os.environ.get("WORKLOAD_KNOWS_MORE"):
 
     @app.task(bind=True)

@@ -16,7 +16,6 @@ from umbel.cli.worker import IDLE_OPTIONS
 from umbel.cli.worker_options import BEAT_OPTIONS, OPTIONS
 from umbel.result.single import ABSENT
 
-CANVAS: Final = "workflows"
 EVENTS: Final = "events"
 CONTROL: Final = "remote control"
 ROUTING: Final = "routing to one worker"
@@ -29,61 +28,19 @@ def _flat(nested: Mapping[str, Mapping[str, str]]) -> Verdicts:
 
 
 _LATER: Final[dict[str, dict[str, str]]] = {
-    "umbel (module)": dict.fromkeys(
-        [
-            "Signature",
-            "chain",
-            "chord",
-            "chunks",
-            "group",
-            "maybe_signature",
-            "signature",
-            "subtask",
-            "xmap",
-            "xstarmap",
-        ],
-        CANVAS,
-    ),
     "App.": {
-        "GroupResult": CANVAS,
         "control": CONTROL,
         "events": EVENTS,
-        "signature": CANVAS,
     },
-    "Task.": dict.fromkeys(
-        [
-            "add_to_chord",
-            "chunks",
-            "map",
-            "on_replace",
-            "replace",
-            "s",
-            "si",
-            "signature",
-            "signature_from_request",
-            "starmap",
-            "subtask",
-            "subtask_from_request",
-        ],
-        CANVAS,
-    )
-    | {"send_event": EVENTS},
-    "umbel.result": {"GroupResult": CANVAS},
+    "Task.": {"send_event": EVENTS},
     "umbel.utils": {"worker_direct": ROUTING},
     "umbel.signals": {"heartbeat_sent": EVENTS},
     "umbel": dict.fromkeys(["control", "inspect"], CONTROL) | dict.fromkeys(["events"], EVENTS),
 }
 for _group in ("AsyncResult.", "EagerResult."):
-    _LATER[_group] = {
-        "graph": CANVAS,
-        "build_graph": CANVAS,
-        "revoke_by_stamped_headers": CONTROL,
-    }
+    _LATER[_group] = {"revoke_by_stamped_headers": CONTROL}
 LATER: Final = _flat(_LATER)
 LATER_GROUPS: Final = {
-    "umbel.canvas": CANVAS,
-    "Signature.": CANVAS,
-    "GroupResult.": CANVAS,
     "umbel.events": EVENTS,
     "umbel.events.state": EVENTS,
     "app.control.": CONTROL,

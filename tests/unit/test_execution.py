@@ -226,19 +226,6 @@ def test_reject_with_requeue_puts_it_back_for_later(umbel: Harness) -> None:
     assert umbel.dead == []
 
 
-def test_links_are_not_dropped_without_a_word(
-    umbel: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
-    link = {"task": "other", "args": [], "kwargs": {}, "options": {}}
-    act.apply_async(("work",), link=link, link_error=[link])
-    act.delay("work")
-    umbel.run()
-    lines = [record.getMessage() for record in caplog.records if "carries" in record.getMessage()]
-    (line,) = lines
-    assert "carries link, link_error: " in line
-    assert "sends nothing after it" in line
-
-
 def test_an_error_in_a_handler_changes_nothing_about_the_end(
     umbel: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,7 +211,8 @@ def test_a_programs_own_tasks_are_named_as_a_worker_imports_them(
     run = subprocess.run(
         [sys.executable, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == [f"{name}.f", f"{name}.g", f"{name}.f", f"{name}.g", name]
+    own = [word for word in run.stdout.split() if not word.startswith(("celery.", "umbel."))]
+    assert own == [f"{name}.f", f"{name}.g", f"{name}.f", f"{name}.g", name]
 
 
 def test_what_it_stands_for_is_told_by_its_repr() -> None:

@@ -44,7 +44,7 @@ def bugreport(app: App | None = None) -> str:
 
 def uuid() -> str:
     """A new id, as tasks get one."""
-    from umbel.app.publish import new_id
+    from umbel.message.ids import new_id
 
     return new_id()
 

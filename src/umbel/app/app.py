@@ -48,13 +48,17 @@ if TYPE_CHECKING:
     from umbel.app.routing import Amqp
     from umbel.app.sending import Sender
     from umbel.beat.schedules import Schedules
-    from umbel.engines.broker import HistoryEntry, Message
+    from umbel.canvas import Signature
+    from umbel.engines.broker import HistoryEntry, Message, Workflow
     from umbel.engines.results import ResultStore
     from umbel.engines.state import Engine, HistoryFilter
     from umbel.engines.waiting import ResultWaiter
     from umbel.message.format import Format
+    from umbel.message.result import ErrorRecord
     from umbel.result import AsyncResult, ResultSet
-    from umbel.result import AsyncResult as Result  # the method of that name hides it
+    from umbel.result import AsyncResult as Result  # the methods of these names hide them
+    from umbel.result import GroupResult as Group
+    from umbel.result.single import ResultBase
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -501,6 +505,9 @@ class App:
             self.finalized = True
             for sharing in list(sharings):
                 self.take(sharing)
+            from umbel.app.builtins import add_builtins
+
+            add_builtins(self)
             for task in list(self._registry.values()):
                 task.prepare()
         self._tell("on_after_finalize")
@@ -710,14 +717,14 @@ class App:
     @cached_property
     def oid(self) -> str:
         """A UUID of this app object."""
-        from umbel.app.publish import new_id
+        from umbel.message.ids import new_id
 
         return new_id()
 
     @property
     def thread_oid(self) -> str:
         """A UUID of this app object in this thread."""
-        from umbel.app.publish import new_id
+        from umbel.message.ids import new_id
 
         oids = self._local.__dict__
         return str(oids.setdefault("oid", new_id()))
@@ -863,6 +870,76 @@ class App:
         from umbel.result import ResultSet
 
         return ResultSet(results, app=self)
+
+    def GroupResult(  # noqa: N802  (Celery's name)
+        self,
+        id: str | None = None,
+        results: Iterable[Result[R]] = (),
+        parent: ResultBase | None = None,
+    ) -> Group[R]:
+        """The results of a group by its id and members."""
+        from umbel.result import GroupResult
+
+        return GroupResult(id, results, parent, app=self)
+
+    def signature(
+        self,
+        varies: str | AnyTask | Mapping[str, Any],
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Signature[Any]:
+        """A signature of a task of this app, by name, or of a dict (`umbel.signature`)."""
+        from umbel.canvas import signature
+
+        return signature(varies, args, kwargs, options, app=self, **more)
+
+    def send_workflow(
+        self,
+        sig: Signature[Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Any:
+        """Send a workflow; what `Signature.apply_async` is made of."""
+        if self.conf.task_always_eager:
+            return self.apply_workflow(sig, args, kwargs, options, None)
+        from umbel.app.workflow import send
+
+        return send(self, sig, args, kwargs, options)
+
+    async def asend_workflow(
+        self,
+        sig: Signature[Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Any:
+        """`send_workflow` for coroutines."""
+        import asyncio
+
+        # One step in the store, which may be large: a thread keeps it off the event loop.
+        return await asyncio.to_thread(self.send_workflow, sig, args, kwargs, options)
+
+    def apply_workflow(
+        self,
+        sig: Signature[Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        throw: bool | None,
+    ) -> Any:
+        """Run a workflow in this process; what `Signature.apply` is made of."""
+        from umbel.app.eager import apply_workflow
+
+        return apply_workflow(self, sig, args, kwargs, options, throw=throw)
+
+    def end_workflow(self, payload: bytes, record: ErrorRecord, state: str) -> Workflow | None:
+        """What it means for its workflow that a message is not run."""
+        from umbel.app.following import after_end
+
+        return after_end(self, payload, record, state)
 
     def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """How attempts at tasks ended, newest first.

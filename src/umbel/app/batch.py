@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.settings import Settings
     from umbel.app.task import Task
-    from umbel.engines.broker import Message
+    from umbel.engines.broker import Message, Workflow
 
 SIZE: Final = 500
 """Messages that are stored in one step: no other process waits long for the store."""
@@ -91,6 +91,28 @@ def publish(app: App, messages: Sequence[Message], *, ignored: bool) -> list[Asy
             raise
         results += [_conclude(app, message, ignored=ignored) for message in batch]
     return results
+
+
+def publish_whole(
+    app: App,
+    messages: Sequence[Message],
+    workflow: Workflow | None,
+    options: Mapping[str, Any],
+) -> None:
+    """Store all messages and what a workflow needs besides, or nothing."""
+    timeout = _deadline_of(app.conf, options)
+    end = time.monotonic() + timeout
+    tries = _pauses(app.conf, options, end)
+    while True:
+        try:
+            return app.engine.broker.publish(messages, workflow, timeout=timeout)
+        except _errors_of(app.conf, options) as error:
+            pause = next(tries, None)
+            if pause is None:
+                raise
+            _tell(messages, pause, error)
+            time.sleep(pause)
+            timeout = max(end - time.monotonic(), 0.0)
 
 
 async def apublish(

@@ -21,17 +21,20 @@ from umbel.app.publish import build_message
 from umbel.app.request import Request
 from umbel.app.routing import route
 from umbel.app.steps import Steps
-from umbel.engines.broker import Message, StoredResult
+from umbel.engines.broker import Message, StoredResult, Workflow
 from umbel.exceptions import EncodeError, NotRegistered
 from umbel.message import task as task_message
 from umbel.message.result import format_traceback
-from umbel.result import EagerResult
+from umbel.result import EagerResult, GroupResult
 from umbel.result.expiry import expiry
+from umbel.result.stored import decode, stored_value
 
 if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.options import SendOptions
     from umbel.app.task import Task
+    from umbel.app.workflow import Shelf
+    from umbel.canvas import Signature
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -49,8 +52,11 @@ class EagerPipeline(Pipeline):
     Nothing is stored but where the task asks for it, so the value stays the very object.
     """
 
-    def __init__(self, app: App, own: Arguments | None, retries: int, drive: Drive) -> None:
+    def __init__(
+        self, app: App, own: Arguments | None, retries: int, drive: Drive, shelf: Shelf
+    ) -> None:
         super().__init__(app, socket.gethostname())
+        self._shelf = shelf
         self._own = own
         self._retries = retries
         """Those that the first attempt is to find made before it."""
@@ -59,6 +65,11 @@ class EagerPipeline(Pipeline):
         self.state: str = states.FAILURE
         self.value: Any = None
         """What the last attempt returned, or the error it ended with."""
+
+    @property
+    def shelf(self) -> Shelf:
+        """That of this call alone."""
+        return self._shelf
 
     def finish(self, message: Message) -> Outcome:
         """Execute the message and its retries; how the last of them ended."""
@@ -129,6 +140,99 @@ def apply(
     return run_eagerly(app, task.name, message, own=(args, kwargs), retries=retries, throw=throw)
 
 
+class EagerRun:
+    """One eager call, of a task or a workflow, with all that follows, in a store of its own."""
+
+    def __init__(self, app: App, drive: Drive | None = None) -> None:
+        from umbel.app.workflow import Shelf
+        from umbel.engines.memory import MemoryEngine
+
+        self._app = app
+        self._loop = Loop()
+        self._drive = drive or self._loop.run
+        engine = MemoryEngine()
+        self._store = engine.store
+        self.shelf: Shelf = Shelf(engine.results, shared=False, joins=True, keeps=True)
+        self.results: dict[str, EagerResult[Any]] = {}
+
+    def run(
+        self,
+        name: str,
+        message: Message,
+        own: Arguments | None = None,
+        retries: int = 0,
+        *,
+        throw: bool | None = None,
+    ) -> EagerResult[Any]:
+        """Run one task; what follows from it is in the store."""
+        app = self._app
+        pipeline = EagerPipeline(app, own, retries, self._drive, self.shelf)
+        outcome = pipeline.finish(message)
+        self.add(outcome.sent, outcome.workflow)
+        value = pipeline.value
+        if pipeline.state in {states.IGNORED, states.REJECTED}:
+            result = EagerResult(message.id, value, pipeline.state, None, name, app=app)
+        elif outcome.ending == "success":
+            result = EagerResult(message.id, value, states.SUCCESS, None, name, app=app)
+        else:
+            result = self._failed(name, message, value, throw=throw)
+        if pipeline.state != states.IGNORED or message.id not in self.results:
+            self.results[message.id] = result
+        return result
+
+    def _failed(
+        self, name: str, message: Message, value: Any, *, throw: bool | None
+    ) -> EagerResult[Any]:
+        app = self._app
+        if not isinstance(value, BaseException):
+            value = NotRegistered(f"No task {name!r} is registered in {app!r}.")
+        if not isinstance(value, Exception):
+            raise value  # Ctrl-C ends the caller, not only the task
+        if app.conf.task_eager_propagates if throw is None else throw:
+            raise value
+        traceback = format_traceback(value)
+        return EagerResult(message.id, value, states.FAILURE, traceback, name, app=app)
+
+    def add(self, messages: Sequence[Message], workflow: Workflow | None) -> None:
+        """Let these follow."""
+        now = clock.time()
+        if workflow is not None:
+            self._store.change(workflow, now)
+        for message in messages:
+            self._store.add(message, now)
+
+    def drain(self, *, throw: bool | None = None) -> None:
+        """Run all that follows, in the order in which it was sent."""
+        while self._store.messages:
+            held = next(iter(self._store.messages.values()))
+            self._store.remove(held)
+            name = task_message.decode_headers(held.message.payload).task
+            self.run(name, held.message, throw=throw)
+
+    def close(self) -> None:
+        """Let go of the event loop."""
+        self._loop.close()
+
+    def of(self, result: Any) -> Any:
+        """A workflow's result, made of those of its tasks."""
+        parent = None if result.parent is None else self.of(result.parent)
+        if isinstance(result, GroupResult):
+            found: Any = self._app.GroupResult(result.id, [self.of(one) for one in result.results])
+        else:
+            found = self.results.get(result.id) or self._never_run(result.id)
+        if parent is not None:
+            found.parent = parent
+        return found
+
+    def _never_run(self, id: str) -> EagerResult[Any]:
+        stored = self._store.results.get(id)
+        if stored is None:
+            return EagerResult(id, None, states.PENDING, app=self._app)
+        meta = decode(self._app, stored)
+        error = stored_value(self._app, meta)
+        return EagerResult(id, error, meta.status, meta.traceback, app=self._app)
+
+
 def run_eagerly(
     app: App,
     name: str,
@@ -139,29 +243,39 @@ def run_eagerly(
     throw: bool | None = None,
     drive: Drive | None = None,
 ) -> EagerResult[Any]:
-    """Execute a task's message here; with `throw` raise what it raises.
+    """Execute a task's message here, and what follows from it; with `throw` raise what it raises.
 
     `own`: the call's own arguments, if it is to get them instead of their serialized copies.
     """
-    loop = Loop()
-    pipeline = EagerPipeline(app, own, retries, drive or loop.run)
+    run = EagerRun(app, drive)
     try:
-        outcome = pipeline.finish(message)
+        run.run(name, message, own, retries, throw=throw)
+        run.drain(throw=throw)
+        return run.results[message.id]
     finally:
-        loop.close()
-    value = pipeline.value
-    if pipeline.state in {states.IGNORED, states.REJECTED}:
-        return EagerResult(message.id, value, pipeline.state, None, name, app=app)
-    if outcome.ending == "success":
-        return EagerResult(message.id, value, states.SUCCESS, None, name, app=app)
-    if not isinstance(value, BaseException):
-        value = NotRegistered(f"No task {name!r} is registered in {app!r}.")
-    if not isinstance(value, Exception):
-        raise value  # Ctrl-C ends the caller, not only the task
-    if app.conf.task_eager_propagates if throw is None else throw:
-        raise value
-    traceback = format_traceback(value)
-    return EagerResult(message.id, value, states.FAILURE, traceback, name, app=app)
+        run.close()
+
+
+def apply_workflow(
+    app: App,
+    sig: Signature[Any],
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    throw: bool | None = None,
+) -> Any:
+    """`Signature.apply`: run a workflow here."""
+    from umbel.app.workflow import outline
+
+    run = EagerRun(app)
+    try:
+        made, result = outline(app, run.shelf, sig, args, kwargs, options)
+        run.add(made.messages, made.workflow)
+        run.drain(throw=throw)
+        return run.of(result)
+    finally:
+        run.close()
 
 
 async def arun_eagerly(app: App, task: Task[..., Any], message: Message) -> EagerResult[Any]:

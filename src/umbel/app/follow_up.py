@@ -271,6 +271,7 @@ def write_follow_ups(
         data = task_message.encode_retry(
             payload, tag=tag, retries=plan.retries, due=plan.due, body=body, headers=headers,
             replaces_headers=changes.replaces_headers, properties=properties,
+            joined=plan.args is None,
         )  # fmt: skip
         made.append(FollowUp(tag, plan.due, data, queue, changes.priority))
     return tuple(made)

@@ -39,7 +39,6 @@ _DRIVER = "the URL says it: rediss:// for TLS, with redis-py's options (?ssl_cer
 _CLASS = "no part of the worker is replaced by a class that a setting names"
 _EVENTS = "comes with events: nothing sends or receives any in this version"
 _REMOTE = "comes with remote control: nothing is broadcast in this version"
-_CANVAS = "comes with workflows: there are no chords in this version"
 _DAEMON = "the command's own option sets it (umbel worker --help), or the service manager"
 _PRIVILEGES = "set it in the service manager (User=, Group=, UMask= in systemd)"
 _RESULTS = "results are kept in the broker's own store: leave it out, or result_backend = 'broker'"
@@ -59,11 +58,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_default_queue_type="classic",
             worker_detect_quorum_queues=True,
         ),
-        **_rows(
-            "later",
-            "comes with priorities that a task's children inherit",
-            task_inherit_parent_priority=False,
-        ),
         **_rows("later", "comes with rate limits", task_default_rate_limit=None),
         **_rows(
             "refused",
@@ -76,7 +70,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             task_queue_max_priority=None,
         ),
         **_rows("later", _EVENTS, task_send_sent_event=False, worker_send_task_events=False),
-        **_rows("later", _CANVAS, task_allow_error_cb_on_chord_header=False),
         # ---------------------------------------------------------------------------- worker_
         **_rows(
             "refused",
@@ -219,11 +212,15 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             result_persistent=None,
         ),
         **_rows(
-            "later",
-            _CANVAS,
-            result_chord_expires=None,
+            "no effect",
+            "a chord's body is published in the step that counts the last member; nobody polls",
             result_chord_retry_interval=1.0,
             result_chord_join_timeout=3.0,
+        ),
+        **_rows(
+            "no effect",
+            "a chord lies in the store until its body has ended",
+            result_chord_expires=None,
         ),
         **_rows(
             "no effect",

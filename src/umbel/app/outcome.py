@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from umbel.engines.broker import Message, Workflow
+
 Ending = Literal[
     "success",
     "failure",
@@ -50,3 +52,6 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     """Peak resident memory in KiB, if it was asked for."""
     busy: bool = False
     """Handlers of this end still run where it ran; a "finished" follows."""
+    sent: tuple[Message, ...] = ()
+    """What follows in the task's workflow."""
+    workflow: Workflow | None = None

@@ -106,8 +106,8 @@ def pack(
     first = close(queue, properties.delivery_tag or "")
     copies = tuple(close(other, f"{id}:{token_hex(4)}") for other in queues)
     return Parcel(
-        first.tag, id, queue, first.payload, priority, due, open_headers, body, exchange, key,
-        copies, options,
+        first.tag, id, queue, first.payload, priority, due, False, open_headers, body, exchange,
+        key, copies, options,
     )  # fmt: skip
 
 

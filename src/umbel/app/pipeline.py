@@ -16,14 +16,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from umbel import clock, states
-from umbel.app.outcome import FollowUp, Outcome
+from umbel.app.outcome import Ending, FollowUp, Outcome
 from umbel.app.progress import describe_request
 from umbel.app.request import Request, current
 from umbel.app.steps import Steps, retry_automatically
-from umbel.app.trace import log_failure, log_flow, log_retry, log_success, log_unfollowed
+from umbel.app.trace import log_failure, log_flow, log_retry, log_success
+from umbel.engines.broker import Workflow
 from umbel.exceptions import (
+    ChordError,
     ContentDisallowed,
     DecodeError,
     EncodeError,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
+    from umbel.app.workflow import Shelf
 
 OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.testing", "asyncio"})
 """Packages whose frames lie between the slot and the user's function."""
@@ -63,9 +67,15 @@ class Run(msgspec.Struct, gc=False):
     """Its own: what it sets does not leak into the next task."""
     begins: bool
     """Whether anything comes before the function."""
+    shelf: Shelf | None = None
+    """Where the results of its chord lie, if it is a chord's body."""
 
     def begin(self) -> None:
-        """What comes before the function: signals, a stored STARTED, `before_start`."""
+        """What comes before the function: results, signals, a stored STARTED, `before_start`."""
+        if self.shelf is not None:
+            from umbel.app.following import join
+
+            join(self.request, self.message, self.shelf)
         self.steps.begin(self.request)
 
 
@@ -127,7 +137,11 @@ class Pipeline:
         context = copy_context()
         current.reset(scope)
         begins = steps.begins or bool(task_prerun.receivers)
-        return Run(number, payload, message, steps, request, context, begins)
+        shelf = None
+        if headers.join is not UNSET:
+            request.followed = request.joined = begins = True
+            shelf = self.shelf
+        return Run(number, payload, message, steps, request, context, begins, shelf)
 
     def close(
         self, run: Run, value: Any, failure: BaseException | None, runtime: float
@@ -170,9 +184,15 @@ class Pipeline:
         request.called_directly = False
         request.parent_id = headers.parent_id
         request.owner = task
-        if message.embed != task_message.NO_EMBED:
-            log_unfollowed(request, message.embed)
+        request.followed = message.embed != task_message.NO_EMBED or headers.chord is not UNSET
         return request
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where what is known of workflows lies."""
+        from umbel.app.workflow import shelf_of
+
+        return shelf_of(self._app)
 
     def _stores(self, steps: Steps, request: Request, *, failed: bool = False) -> bool:
         """Whether the outcome is kept as a result."""
@@ -199,7 +219,11 @@ class Pipeline:
                 follow_ups = write_follow_ups(
                     steps.task, payload, message, request.retry, self._accept, self._limit
                 )
-                return self._conclude_retry(steps, request, request.retry, follow_ups, error)
+                outcome = self._conclude_retry(steps, request, request.retry, follow_ups, error)
+                if request.retry.args is not None and message.headers.join is not UNSET:
+                    # It has the results among its arguments now.
+                    outcome.workflow = Workflow(dropped=(message.headers.join[0],))
+                return outcome
             if error is None:
                 return self._conclude_success(steps, message.headers, request, value)
         except EncodeError as refusal:
@@ -208,7 +232,12 @@ class Pipeline:
         if isinstance(error, Ignore):
             log_flow(request, error)
             request.end = (states.IGNORED, error)
-            return Outcome(0, "ignored")
+            outcome = Outcome(0, "ignored")
+            if request.followed or request.replaced is not None:
+                from umbel.app.following import after_ignored
+
+                after_ignored(self._app, self.shelf, request).tell(outcome)
+            return outcome
         if isinstance(error, Retry):
             error = RuntimeError(f"{request.task} raised Retry itself; call self.retry() instead")
         if isinstance(error, Reject):
@@ -219,6 +248,11 @@ class Pipeline:
         self, steps: Steps, headers: Headers, request: Request, value: Any
     ) -> Outcome:
         meta: bytes | None = None
+        followed = None
+        if request.followed and request.message is not None:
+            from umbel.app.following import after_success
+
+            followed = after_success(self._app, self.shelf, request.message, value)
         if self._stores(steps, request):
             meta = result_message.encode_success(
                 headers.id,
@@ -232,7 +266,10 @@ class Pipeline:
             if len(meta) > self._limit:
                 raise too_large(meta, self._limit)
         request.end = (states.SUCCESS, value)
-        return Outcome(0, "success", result=meta)
+        outcome = Outcome(0, "success", result=meta)
+        if followed is not None:
+            followed.tell(outcome)
+        return outcome
 
     def _conclude_failure(self, steps: Steps, request: Request, error: BaseException) -> Outcome:
         task = steps.task
@@ -242,9 +279,31 @@ class Pipeline:
         log_failure(request, error, expected=expected)
         request.end = (states.FAILURE, error)
         meta = self._failure_meta(steps, request, record, error)
-        return Outcome(
-            0, "rejected" if steps.keeps_failures else "failure", result=meta, error=summary
-        )
+        ending: Ending = "rejected" if steps.keeps_failures else "failure"
+        outcome = Outcome(0, ending, result=meta, error=summary)
+        self._follow_failure(outcome, request, record, error)
+        return outcome
+
+    def _follow_failure(
+        self, outcome: Outcome, request: Request, record: ErrorRecord, error: BaseException
+    ) -> None:
+        """What a failure leads to in the task's workflow."""
+        message, payload = request.message, request.payload
+        if not request.followed or message is None or payload is None:
+            return
+        from umbel.app.following import after_failure
+
+        after_failure(
+            self._app,
+            self.shelf,
+            message.headers,
+            message,
+            payload,
+            record,
+            format_traceback(error),
+            states.FAILURE,
+            buried=outcome.ending == "rejected",
+        ).tell(outcome)
 
     def _conclude_odd(self, steps: Steps, request: Request, odd: BaseException) -> Outcome:
         """Of a run whose end itself raises when it is looked at: methods of the user's objects."""
@@ -266,9 +325,11 @@ class Pipeline:
         summary = _text(f"rejected by the task: {error.reason}")
         if error.requeue:
             return Outcome(0, "requeued", error=summary)
-        return Outcome(
+        outcome = Outcome(
             0, "rejected", result=self._failure_meta(steps, request, record, error), error=summary
         )
+        self._follow_failure(outcome, request, record, error)
+        return outcome
 
     def _conclude_retry(
         self,
@@ -359,6 +420,8 @@ def _consider_retry(steps: Steps, request: Request, error: BaseException) -> Bas
         return error
     if request.retry is not None or isinstance(error, steps.spared):
         return error
+    if isinstance(error, ChordError) and request.joined:
+        return error  # its function was not called
     try:
         retry_automatically(task, request, error)
     except Exception as refusal:  # noqa: BLE001  (it has been retried often enough)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,6 +21,7 @@ from umbel.app.payload import refuse_argument, write_payload
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
+from umbel.message.ids import new_id
 from umbel.message.serializer import dumps
 from umbel.message.task import DeliveryInfo, Headers, Properties
 from umbel.signals import after_task_publish, before_task_publish
@@ -32,23 +32,6 @@ if TYPE_CHECKING:
 
 REPLY_TO: Final = token_hex(16)
 """Celery clients name their result queue here; other backends than `rpc://` do not use it."""
-
-
-def new_id() -> str:
-    """A UUID of version 7 (RFC 9562): its time comes first, so ids made together sort together.
-
-    A store's indexes then grow at one end, which halves the work of a task whose result is kept.
-    """
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    number = (
-        milliseconds << 80
-        | 0x7 << 76
-        | (rest * 4096 // 1_000_000) << 64  # the millisecond's fraction, in 12 bits
-        | 0x2 << 62
-        | int.from_bytes(os.urandom(8), "big") >> 2
-    )
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 OMITTED: Final[Any] = object()

@@ -28,6 +28,10 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
         message = f"No task {name!r} is registered; the app has {len(self)} tasks.{hint}"
         raise NotRegistered(message)
 
+    def own(self) -> list[str]:
+        """The names of all but those that every app has, because workflows are made of them."""
+        return sorted(name for name in self if not name.startswith(("celery.", "umbel.")))
+
     def register(self, task: Task[..., Any] | type[Task[..., Any]]) -> None:
         """Add a task that has a name. `App.register_task` also names it and binds it to the app."""
         added = task() if isinstance(task, type) else task

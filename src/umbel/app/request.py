@@ -15,6 +15,7 @@ from umbel.message.task import DEATH_NOTES, KNOWN_HEADERS
 if TYPE_CHECKING:
     from umbel.app.follow_up import RetryPlan
     from umbel.app.task import Task
+    from umbel.canvas import Signature
     from umbel.result import AsyncResult
 
 
@@ -33,6 +34,11 @@ class _Derived:
         value = self._default if message is None else self._read(message)
         request.__dict__[self._name] = value
         return value
+
+
+def _place(message: task_message.Task) -> tuple[str, int, str] | None:
+    chord = message.headers.chord
+    return None if chord is msgspec.UNSET else chord
 
 
 def _derived(read: Callable[[task_message.Task], Any], default: Any = None) -> Any:
@@ -66,6 +72,12 @@ class Request:
     logfile: str | None = None
     """The file that `-f` names, as this process writes it; None where it is stderr."""
     retry: RetryPlan | None = None
+    followed: bool = False
+    """Whether something may follow its end in a workflow."""
+    joined: bool = False
+    """It is a chord's body."""
+    replaced: Signature[Any] | None = None
+    """What `Task.replace` has put in its place."""
     end: tuple[str, Any] | None = None
     """State and value (or error) of the run, once it has come to its end."""
     message: task_message.Task | None = None
@@ -126,7 +138,9 @@ class Request:
     """What is sent when it has failed (`link_error`)."""
     chain: list[Any] | None = _derived(lambda m: m.embed.get("chain"))
     """The steps that follow, the next one last."""
-    chord: Any = _derived(lambda m: m.embed.get("chord"))
+    chord: Any = _derived(lambda m: m.embed.get("chord") or _place(m))
+    """The body of the task's chord, where its message holds it; else its place there."""
+    chord_place: tuple[str, int, str] | None = _derived(_place)
     utc: bool | None = _derived(lambda _: True)
     """The message's times are UTC."""
 
@@ -231,14 +245,14 @@ class Request:
         """The options of `apply_async` with which this very request would be sent again."""
         hard, soft = self.timelimit
         headers = {n: v for n, v in (self.headers or {}).items() if n not in DEATH_NOTES}
-        options = {
+        options: dict[str, Any] = {
             "task_id": self.id,
             "root_id": self.root_id,
             "parent_id": self.parent_id,
             "group_id": self.group,
             "group_index": self.group_index,
             "shadow": self.shadow,
-            "chord": self.chord,
+            "chord": self.chord if isinstance(self.chord, Mapping) else None,
             "chain": self.chain,
             "link": self.callbacks,
             "link_error": self.errbacks,
@@ -251,6 +265,8 @@ class Request:
             "replaced_task_nesting": self.replaced_task_nesting,
             "origin": self.origin,
         }
+        if self.chord_place is not None:
+            options["umbel-chord"] = self.chord_place
         if self.stamps is not None and self.stamped_headers is not None:
             options["stamped_headers"] = self.stamped_headers
             options |= {n: v for n, v in self.stamps.items() if n in self.stamped_headers}

@@ -155,6 +155,14 @@ class Settings(Configuration, IdleSettings):
     task_track_started: bool = False
     """Store the state STARTED, with process and worker, when a task begins."""
 
+    # ------------------------------------------------------------ Workflows
+
+    task_inherit_parent_priority: bool = False
+    """A task's priority is that of whatever it sends, links and next steps included, unless that
+    is given one."""
+    task_allow_error_cb_on_chord_header: bool = False
+    """`chord.link_error` links to each task of the header too, not only to the body."""
+
     # ------------------------------------------------------------ Results
 
     task_ignore_result: bool = False

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import CodeType, CoroutineType, MappingProxyType, MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NoReturn,
+    Unpack,
+    cast,
+    overload,
+)
 
 from umbel import exceptions
 from umbel.app.current import current_app_of
 from umbel.app.declarations import check_bound, check_options
 from umbel.app.handlers import Handlers
 from umbel.app.many import Many
-from umbel.exceptions import ImproperlyConfigured, Retry, UmbelWarning
+from umbel.exceptions import Ignore, ImproperlyConfigured, Retry, UmbelWarning
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -22,11 +32,14 @@ if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.options import Moment, RetryOptions, SendOptions
     from umbel.app.request import Request
+    from umbel.canvas import Signature, chunks, xmap, xstarmap
     from umbel.result import AsyncResult as Result  # the method of that name hides it
     from umbel.result import EagerResult
 
     P = ParamSpec("P", default=...)
     R = TypeVar("R", default=Any)
+    Q = ParamSpec("Q")
+    T = TypeVar("T")
 else:
     from typing import ParamSpec, TypeVar
 
@@ -385,6 +398,132 @@ class Task(Handlers, Many[R], Generic[P, R]):
         from umbel.app.eager import apply
 
         return apply(self, args or (), kwargs or {}, throw, options.pop("retries", 0), options)
+
+    # --------------------------------------------------------------------------- signatures
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **more: Any,
+    ) -> Signature[R]:
+        """A call of this task as data, with options of `apply_async`."""
+        from umbel.canvas import Signature
+
+        return Signature(self, args, kwargs, options, immutable=immutable, app=self.app, **more)
+
+    subtask = signature
+
+    @overload
+    def s(self) -> Signature[R]: ...
+    @overload
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
+    @overload
+    def s(
+        self: Task[Concatenate[Any, Q], T], *args: Q.args, **kwargs: Q.kwargs
+    ) -> Signature[T]: ...
+    @overload
+    def s(
+        self: Task[Concatenate[Any, Any, Q], T], *args: Q.args, **kwargs: Q.kwargs
+    ) -> Signature[T]: ...
+    @overload
+    def s(
+        self: Task[Concatenate[Any, Any, Any, Q], T], *args: Q.args, **kwargs: Q.kwargs
+    ) -> Signature[T]: ...
+
+    def s(self: Task[..., Any], *args: Any, **kwargs: Any) -> Signature[Any]:
+        """The call with these arguments as data: `add.s(2, 2) | add.s(4)`.
+
+        The first arguments may be left out: they come from the task before, or from `delay`.
+        """
+        return self.signature(args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """The same, immutable: nothing is put before these arguments."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def map(self, it: Iterable[Any]) -> xmap:
+        """One message that calls the task for each item, one after the other."""
+        from umbel.canvas import xmap
+
+        return xmap(self.s(), it, app=self.app)
+
+    def starmap(self, it: Iterable[Iterable[Any]]) -> xstarmap:
+        """The same, each item a list of arguments."""
+        from umbel.canvas import xstarmap
+
+        return xstarmap(self.s(), it, app=self.app)
+
+    def chunks(self, it: Iterable[Iterable[Any]], n: int) -> chunks:
+        """Messages that call the task for `n` items each, an item a list of arguments."""
+        from umbel.canvas import chunks
+
+        return chunks(self.s(), it, n, app=self.app)
+
+    def signature_from_request(
+        self,
+        request: Request | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **extra: Any,
+    ) -> Signature[R]:
+        """The call that is running now as a signature, with its links, its chord and its id."""
+        found = self.request if request is None else request
+        options = {**found.as_execution_options(), **extra}
+        if queue is not None:
+            options["queue"] = queue
+        return self.signature(
+            found.args if args is None else args,
+            found.kwargs if kwargs is None else kwargs,
+            {name: value for name, value in options.items() if value is not None},
+        )
+
+    subtask_from_request = signature_from_request
+
+    def replace(self, sig: Signature[Any]) -> Any:
+        """Let another signature take this task's place: `return self.replace(other.s(1))`.
+
+        It gets the task's id, its links, its place in a chord and the rest of its chain, so that
+        whoever waits for this task waits for it. Of a group the result is the list of results.
+        It ends the function by raising `Ignore`; what has replaced it is stored in the same step
+        as the task's end. Called directly, it runs the other one here and returns its value.
+        `ImproperlyConfigured` for a signature that is in a chord already, and an empty chain.
+        """
+        if sig.options.get("chord"):
+            raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
+        if sig.subtask_type in {"chain", "group"} and not sig.kwargs["tasks"]:
+            raise ImproperlyConfigured(f"Cannot replace with an empty {sig.subtask_type}")
+        return self.on_replace(sig)
+
+    def on_replace(self, sig: Signature[Any]) -> Any:
+        """Override to change what replaces the task; it has to call this method."""
+        request = self.request
+        if request.called_directly or request.message is None:
+            return sig.apply().get()
+        request.replaced = sig
+        raise Ignore("Replaced by new task")
+
+    def add_to_chord(self, sig: Signature[T], lazy: bool = False) -> Any:
+        """Add a signature to the chord that this task is a member of; returns its result.
+
+        With `lazy` it is not sent: returns the signature, which counts once it is. `ValueError`
+        outside of a chord.
+        """
+        request = self.request
+        chord = request.chord
+        if not chord:
+            raise ValueError("Current task is not member of any chord")
+        from umbel.app.workflow import CHORD
+        from umbel.message.ids import new_id
+
+        place = request.chord_place or (request.group, request.group_index or 0, "")
+        sig.options[CHORD] = (place[0], place[1], new_id())
+        if isinstance(chord, Mapping):
+            sig.set(chord=chord)
+        return sig if lazy else sig.delay()
 
     def ignores_result(self, asked: bool | None) -> bool:
         """Whether a message's result is dropped: as asked for it, for the task, or for the app."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from umbel import clock
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from umbel.app.request import Request
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-FOLLOWERS = {"callbacks": "link", "errbacks": "link_error", "chain": "chain", "chord": "chord"}
-"""What a message's third item is called where it is sent."""
 
 
 def log_success(request: Request, value: Any, runtime: float) -> None:
@@ -29,21 +25,6 @@ def log_success(request: Request, value: Any, runtime: float) -> None:
             "return_value": text if len(text) <= longest else f"{text[:longest]}...",
         }  # fmt: skip
         _info(request, "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s", data)
-
-
-def log_unfollowed(request: Request, embed: Mapping[str, Any]) -> None:
-    """Tell of what a message wants to follow its task and this version does not send."""
-    carried = [word for key, word in FOLLOWERS.items() if embed.get(key)]
-    if carried:
-        data = {"id": request.id, "name": _name(request), "carried": ", ".join(carried)}
-        _log(
-            request,
-            logging.WARNING,
-            "Task %(name)s[%(id)s] carries %(carried)s: this version runs the task and sends "
-            "nothing after it",
-            data,
-            None,
-        )
 
 
 def log_retry(request: Request, plan: RetryPlan) -> None:

@@ -19,7 +19,7 @@ def describe(app: App) -> str:
             f"platform -> system:{platform.system()} kernel:{platform.release()}",
             f"machine  -> arch:{platform.machine()} imp:{platform.python_implementation()}",
             f"store    -> {app.engine.name}",
-            f"tasks    -> {len(app.tasks)}",
+            f"tasks    -> {len(app.tasks.own())}",
             "",
             app.conf.humanize(with_defaults=False, censored=True),
             "",

@@ -133,7 +133,7 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
     return document | {
         "store": app.engine.name,
         "results": describe_results(app),
-        "tasks": len(app.tasks),
+        "tasks": len(app.tasks.own()),
         "settings": settings,
         "problems": [],
     }

@@ -458,7 +458,7 @@ def introduce(
                 "processes": layout.processes,
                 "slots": layout.total,
                 "queues": queues,
-                "tasks": sorted(app.tasks),
+                "tasks": app.tasks.own(),
                 "entries": None if beat is None else beat.entries,
                 "notes": asked.notes,
             }
@@ -474,7 +474,7 @@ def introduce(
             ("store", target.store.name),
             ("pool", f"{layout.pool}, {slots}"),
             ("queues", ", ".join(queues)),
-            ("tasks", f"{len(app.tasks)}{hint}"),
+            ("tasks", f"{len(app.tasks.own())}{hint}"),
             (
                 "beat",
                 None

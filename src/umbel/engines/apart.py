@@ -7,12 +7,13 @@ SUCCESS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
-from umbel.engines.broker import Broker, Settlement, StoredResult
+from umbel.engines.broker import Broker, Settlement, StoredResult, Workflow
 from umbel.engines.results import ResultStore
 from umbel.engines.state import Engine, StateStore
 
@@ -23,7 +24,7 @@ class ApartEngine:
     def __init__(self, messages: Engine, results: Engine) -> None:
         self._messages = messages
         self._results = results
-        self.results: ResultStore = results.results
+        self.results: ResultStore = _Results(messages.results, results.results)
         self.broker: Broker = _Broker(messages.broker, self.results)
         self.state: StateStore = _State(messages.state, self.results)
 
@@ -49,6 +50,8 @@ class _Broker:
     def __init__(self, broker: Broker, results: ResultStore) -> None:
         self._settle = broker.settle
         self._results = results
+        self.shared = broker.shared
+        self.joins = broker.joins
         self.browsable = broker.browsable
         self.unique_tags = broker.unique_tags
         self.levels = broker.levels
@@ -64,10 +67,31 @@ class _Broker:
     def settle(self, settlements: Sequence[Settlement]) -> list[int]:
         """End claims with all that follows; see the contract, and above."""
         results = [s.result for s in settlements if s.result is not None]
+        results += [result for s in settlements if s.workflow for result in s.workflow.results]
         if not results:
             return self._settle(settlements)
         self._results.put(results)
-        return self._settle([msgspec.structs.replace(s, result=None) for s in settlements])
+        return self._settle([
+            msgspec.structs.replace(s, result=None, workflow=_without_results(s.workflow))
+            for s in settlements
+        ])  # fmt: skip
+
+
+def _without_results(workflow: Workflow | None) -> Workflow | None:
+    return workflow and msgspec.structs.replace(workflow, results=())
+
+
+class _Results:
+    """Results of one store, and what the store of the messages knows of workflows."""
+
+    def __init__(self, workflows: ResultStore, results: ResultStore) -> None:
+        self.get = results.get
+        self.put = results.put
+        self.forget = results.forget
+        self.listen = results.listen
+        self.parts = workflows.parts
+        self.progress = workflows.progress
+        self.kept = workflows.kept
 
 
 class _State:
@@ -94,11 +118,20 @@ class _State:
         self.history = state.history
         self.keep_house = state.keep_house
 
-    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+    def revoke(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        until: float,
+        workflows: Mapping[str, Workflow] = MappingProxyType({}),
+    ) -> list[str]:
         """Revoke task ids; see the contract."""
-        waiting = self._state.revoke(results, until=until)
+        bare = {id: msgspec.structs.replace(flow, results=()) for id, flow in workflows.items()}
+        waiting = self._state.revoke(results, until=until, workflows=bare)
         gone = set(waiting)
-        self._results.put([result for result in results if result.id in gone])
+        ended = [result for result in results if result.id in gone]
+        ended += [one for id in waiting if id in workflows for one in workflows[id].results]
+        self._results.put(ended)
         return waiting
 
     def replay(self, numbers: Sequence[int]) -> int:

@@ -36,6 +36,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     priority: int = DEFAULT_PRIORITY
     due: float | None = None
     """Unix time before which nobody may claim it; None: at once."""
+    private: bool = False
+    """Only this package can read it: an engine whose queues others serve too keeps it apart."""
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -124,6 +126,60 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     error: str | None = None
 
 
+class Chord(msgspec.Struct, frozen=True, gc=False):
+    """A join that begins: once so many parts of it are there, its body is published."""
+
+    id: str
+    """The id of the header's group."""
+    size: int
+    body: Message
+    """Published, as it is, in the step that brings the last part. It names the chord, and whoever
+    runs it gets the parts from `ResultStore.parts`."""
+    expires: float | None = None
+    """Unix time after which it may be forgotten if it has not been dropped; None: never."""
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """How one member of a chord has ended, in whichever way.
+
+    Of two with one place the first counts, and one whose chord is not there is passed over.
+    """
+
+    chord: str
+    index: int
+    data: bytes
+    key: str = ""
+    """Tells apart members that were added to a running chord at the place of another."""
+    body: Message | None = None
+    """The body, where the chord was begun by somebody who left none in the store (Celery)."""
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """The rest of a large workflow, stored once: its steps, by their positions from 0 on."""
+
+    id: str
+    steps: tuple[bytes, ...]
+    expires: float | None = None
+
+
+class Workflow(msgspec.Struct, frozen=True, gc=False):
+    """What a publish or the end of a task changes in workflows, in the same atomic step.
+
+    It happens in the order of the fields, before the messages of the same step are published.
+    """
+
+    results: tuple[StoredResult, ...] = ()
+    """Of steps that will never run."""
+    opened: tuple[Chord, ...] = ()
+    """Beginning one that is there already changes nothing."""
+    grown: tuple[tuple[str, int], ...] = ()
+    """Chords, and by how many members they become larger."""
+    kept: tuple[Kept, ...] = ()
+    parts: tuple[Part, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Chords and kept steps that nobody needs any more, with all that lies under these ids."""
+
+
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """Everything that the end of one claim causes, as one atomic step (DESIGN: settlement)."""
 
@@ -134,6 +190,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     result: StoredResult | None = None
     follow_ups: tuple[Message, ...] = ()
     history: HistoryEntry | None = None
+    workflow: Workflow | None = None
 
 
 class QueueCount(msgspec.Struct, frozen=True):
@@ -204,8 +261,20 @@ class Broker(Protocol):
         """
         ...
 
-    def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:
-        """Store all messages, in order, or none. Returns once they are safe."""
+    shared: bool
+    """Whether Celery's own workers may serve the same queues, so that messages have to be such as
+    they can read."""
+    joins: bool
+    """Whether it knows workflows; without, only their `results` may be given to it."""
+
+    def publish(
+        self,
+        messages: Sequence[Message],
+        workflow: Workflow | None = None,
+        *,
+        timeout: float = 5.0,
+    ) -> None:
+        """Store all messages, in order, and the workflow, or nothing. Returns when all is safe."""
         ...
 
     def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:

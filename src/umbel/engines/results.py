@@ -32,6 +32,18 @@ class ResultStore(Protocol):
         """Remove results."""
         ...
 
+    def parts(self, chord: str) -> list[bytes] | None:
+        """The parts of a chord so far, by index and key; None if there is no such chord."""
+        ...
+
+    def progress(self, chord: str) -> tuple[int, int] | None:
+        """How many parts of a chord are there, of how many; None if there is no such chord."""
+        ...
+
+    def kept(self, id: str, start: int, stop: int) -> list[bytes]:
+        """Steps of a workflow from one position up to another; `[]` if they are gone."""
+        ...
+
     def listen(self) -> Waker:
         """A waker that fires when any result may have been stored since."""
         ...

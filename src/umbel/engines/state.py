@@ -6,13 +6,14 @@ incarnation dead after it has itself seen the counter stand still (`umbel.worker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypedDict, Unpack
 
 import msgspec
 
-from umbel.engines.broker import Broker, Delivery, HistoryEntry, Message, StoredResult
+from umbel.engines.broker import Broker, Delivery, HistoryEntry, Message, StoredResult, Workflow
 from umbel.engines.results import ResultStore
 
 
@@ -134,11 +135,18 @@ class StateStore(Protocol):
         """Remove the incarnation's record; False while it holds claims, or if it is gone."""
         ...
 
-    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+    def revoke(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        until: float,
+        workflows: Mapping[str, Workflow] = MappingProxyType({}),
+    ) -> list[str]:
         """Revoke task ids up to a Unix time; each result is what to store for a waiting one.
 
-        Waiting messages are removed at once, their results stored; running ones go on and
-        their follow-ups are refused at the next claim. Returns the ids that were waiting.
+        Waiting messages are removed at once, their results stored, and what follows for workflows
+        (by id) happens; running ones go on and their follow-ups are refused at the next claim.
+        Returns the ids that were waiting.
         """
         ...
 

@@ -15,14 +15,15 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
 
 from umbel import exceptions, states
 from umbel.exceptions import DecodeError, EncodeError, RemoteError
+from umbel.message import content
 from umbel.message.format import PLAIN, Format, read, write
-from umbel.message.serializer import dumps, is_deep, loads
+from umbel.message.serializer import dumps, is_deep, loads, register_type
 
 T = TypeVar("T")
 TEXT_LIMIT = 64 * 1024
@@ -233,6 +234,41 @@ def decode(data: bytes | memoryview, form: Format = PLAIN) -> Meta:
         retries=_read_as(fields, "retries", int),
         queue=_read_optional(fields, "queue"),
     )
+
+
+def encode_part(task_id: str, state: str, value: object, form: Format = PLAIN) -> bytes:
+    """Write how a member of a chord has ended, as Celery does; `value` may be an error's record."""
+    part = [1, task_id, state, value]
+    if form is PLAIN:
+        return dumps(part)
+    data, *_ = content.encode(part, form.content_type)
+    return data
+
+
+def decode_part(data: bytes, form: Format = PLAIN) -> tuple[str, str, Any]:
+    """Task id, state and value of a chord's member. `DecodeError` if it is none."""
+    part: Any = (
+        loads(data) if form is PLAIN else content.decode(data, form.content_type, form.accept)
+    )
+    try:
+        _, task_id, state, value = part
+    except (TypeError, ValueError):
+        raise DecodeError("not a part of a chord") from None
+    return task_id, state, value
+
+
+class Collected:
+    """An error among a chord's results, on its way to a body that is more than one task."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def collect_errors(value: object) -> object:
+    """A chord's results, with what stands for errors where there are any."""
+    if isinstance(value, list):
+        return [collect_errors(item) for item in value]
+    return Collected(value) if isinstance(value, Exception) else value
 
 
 def describe_exception(exc: BaseException) -> ErrorRecord:
@@ -514,3 +550,11 @@ def _construct(kind: type[Exception], args: tuple[object, ...]) -> Exception | N
 def _remote_class(module: str, name: str) -> type[RemoteError]:
     short_name = name.rpartition(".")[2] or name
     return type(short_name, (RemoteError,), {"__module__": module, "__qualname__": name})
+
+
+register_type(
+    Collected,
+    "umbel-error",
+    lambda collected: describe_exception(collected.error),
+    lambda record: cast("Any", restore_exception(record, {})),  # the error itself is read
+)

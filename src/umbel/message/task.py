@@ -65,6 +65,16 @@ class Headers(msgspec.Struct, gc=False):
         default=msgspec.UNSET, name="umbel-secret"
     )
     """Names and positions of arguments that are shown to nobody; not written where none is."""
+    chord: tuple[str, int, str] | msgspec.UnsetType = msgspec.field(
+        default=msgspec.UNSET, name="umbel-chord"
+    )
+    """The chord in which the end of this task, or of the chain that it begins, counts: its id, the
+    place in it, and what tells apart several at one place."""
+    join: tuple[str, str, bool] | msgspec.UnsetType = msgspec.field(
+        default=msgspec.UNSET, name="umbel-join"
+    )
+    """The chord whose body it is; what to do with failures, `fail` or `collect`; and whether its
+    results come before the arguments."""
 
     @property
     def shown_name(self) -> str:
@@ -335,12 +345,14 @@ def encode_retry(
     headers: Mapping[str, Any] = MappingProxyType({}),
     replaces_headers: bool = False,
     properties: Mapping[str, Any] = MappingProxyType({}),
+    joined: bool = True,
 ) -> bytes:
     """The message of a task's next attempt: the same but for what is given.
 
     Headers that this package does not know stay, as Celery's workers keep them, unless `headers`
-    replaces them. A property that is None is taken away. `EncodeError` for a header that JSON has
-    no form for, with its path from `headers` on.
+    replaces them. A property that is None is taken away. `joined`: it still gets the results of its
+    chord before its arguments. `EncodeError` for a header that JSON has no form for, with its path
+    from `headers` on.
     """
     envelope = msgspec.json.decode(payload)
     if "task" not in (envelope.get("headers") or ()):
@@ -349,6 +361,8 @@ def encode_retry(
     if replaces_headers:
         known = {name: value for name, value in known.items() if name in KNOWN_HEADERS}
     known.pop(SIGNATURE, None)  # it is for the message as it was
+    if not joined:
+        known.pop("umbel-join", None)
     known |= headers
     known["retries"] = retries
     known["eta"] = None if due is None else format_time(due)

@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
 from umbel.exceptions import TimeoutError  # noqa: A004  (Celery's name)
 from umbel.result.joining import assert_will_not_block
+from umbel.result.meter import Meter
 from umbel.result.single import QUIET_AFTER, AsyncResult, ResultBase
 from umbel.result.stored import (
     MetaDict,
@@ -40,7 +41,24 @@ class ResultSet(ResultBase, Generic[R]):
 
     def __init__(self, results: Iterable[AsyncResult[R]], app: App | None = None) -> None:
         self.results: list[AsyncResult[R]] = list(results)
+        """They may be sets themselves: of a group whose tasks are chains that end in groups."""
         self._app = app
+
+    def _leaves(self) -> list[AsyncResult[R]]:
+        """The results of single tasks, those of sets in it too."""
+        found: list[AsyncResult[R]] = []
+        members: list[Any] = self.results
+        for member in members:
+            found += member._leaves() if isinstance(member, ResultSet) else [member]  # noqa: SLF001
+        return found
+
+    def _nested(self, values: dict[str, Any]) -> list[Any]:
+        """Values by id as a list, in lists where results are in sets."""
+        members: list[Any] = self.results
+        return [
+            member._nested(values) if isinstance(member, ResultSet) else values[member.id]  # noqa: SLF001
+            for member in members
+        ]
 
     @property
     def app(self) -> App:
@@ -115,12 +133,12 @@ class ResultSet(ResultBase, Generic[R]):
             for id, stored in found.items():
                 for member in members[id]:
                     member._stored = stored  # noqa: SLF001
-        return self.results
+        return self._leaves()
 
     def _unended(self) -> dict[App, dict[str, list[AsyncResult[R]]]]:
         """By app and id, the members whose end is not known here."""
         unended: dict[App, dict[str, list[AsyncResult[R]]]] = {}
-        for member in self.results:
+        for member in self._leaves():
             if not (member.ignored or member._ended()):  # noqa: SLF001
                 unended.setdefault(member.app, {}).setdefault(member.id, []).append(member)
         return unended
@@ -164,14 +182,14 @@ class ResultSet(ResultBase, Generic[R]):
         self, timeout: float | None = None, propagate: Literal[True] = True, interval: float = 0.5,
         callback: Callable[[str, R], object] | None = None, no_ack: bool = True,
         on_message: Callable[[MetaDict], object] | None = None, disable_sync_subtasks: bool = True,
-        on_interval: Callable[[], object] | None = None,
+        on_interval: Callable[[], object] | None = None, *, progress: bool = False,
     ) -> list[R]: ...  # fmt: skip
     @overload
     def get(
         self, timeout: float | None = None, *, propagate: bool, interval: float = 0.5,
         callback: Callable[[str, R], object] | None = None, no_ack: bool = True,
         on_message: Callable[[MetaDict], object] | None = None, disable_sync_subtasks: bool = True,
-        on_interval: Callable[[], object] | None = None,
+        on_interval: Callable[[], object] | None = None, progress: bool = False,
     ) -> list[R | Exception]: ...  # fmt: skip
 
     def get(
@@ -184,24 +202,31 @@ class ResultSet(ResultBase, Generic[R]):
         on_message: Callable[[MetaDict], object] | None = None,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], object] | None = None,
+        *,
+        progress: bool = False,
     ) -> list[R] | list[R | Exception]:
         """Wait for all tasks to end; their values in the set's order.
 
         Raises the first error as soon as it is known (with `propagate=False` errors stand in the
         list), or `TimeoutError` when `timeout` seconds for all of them together are over. With
-        `callback` it is called with id and value as they come, and the list is empty. The other
-        arguments as of `AsyncResult.get`.
+        `callback` it is called with id and value as they come, and the list is empty. `progress`
+        shows in a terminal how many have ended. The other arguments as of `AsyncResult.get`.
         """
         if disable_sync_subtasks:
             assert_will_not_block()
         values: dict[str, Any] = {}
-        for member in self._ends(timeout, interval, on_message, on_interval):
-            value = None if member.ignored else member._value(propagate=propagate)  # noqa: SLF001
-            if callback is None:
-                values[member.id] = value
-            else:
-                callback(member.id, cast("R", value))
-        return [] if callback is not None else [values[member.id] for member in self.results]
+        with Meter() if progress else nullcontext() as meter:
+            size = len(self._leaves()) if meter is not None else 0
+            ends = self._ends(timeout, interval, on_message, on_interval)
+            for count, member in enumerate(ends, start=1):
+                value = None if member.ignored else member._value(propagate=propagate)  # noqa: SLF001
+                if callback is None:
+                    values[member.id] = value
+                else:
+                    callback(member.id, cast("R", value))
+                if meter is not None:
+                    meter.show(count, size)
+        return [] if callback is not None else self._nested(values)
 
     join = get
     join_native = get
@@ -232,7 +257,7 @@ class ResultSet(ResultBase, Generic[R]):
 
         unended = self._unended()
         waited_for = {id(m) for ids in unended.values() for ms in ids.values() for m in ms}
-        yield from [member for member in self.results if id(member) not in waited_for]
+        yield from [member for member in self._leaves() if id(member) not in waited_for]
         end = None if timeout is None else time.monotonic() + timeout
         for app, members in unended.items():
             ends = wait_for_results(
@@ -266,8 +291,8 @@ class ResultSet(ResultBase, Generic[R]):
         first = missing[0]
         where = locate(first.app, first.id, first._queue)  # noqa: SLF001
         return TimeoutError(
-            f"{len(missing)} of {len(self.results)} tasks have not ended after {timeout or 0:g} s "
-            f"({names}). {first.id}: {where}"
+            f"{len(missing)} of {len(self._leaves())} tasks have not ended after "
+            f"{timeout or 0:g} s ({names}). {first.id}: {where}"
         )
 
     @overload
@@ -301,7 +326,7 @@ class ResultSet(ResultBase, Generic[R]):
         await asyncio.to_thread(self._look)
         unended = self._unended()
         if propagate and unended:
-            for member in self.results:
+            for member in self._leaves():
                 member._raise_if_ended()  # noqa: SLF001
         if unended and (timeout is None or timeout > 0):
             tasks = [
@@ -316,10 +341,10 @@ class ResultSet(ResultBase, Generic[R]):
                     task.cancel()
         if self._unended():
             raise await asyncio.to_thread(self._timed_out, timeout)
-        return [
-            cast("R", None) if member.ignored else member._value(propagate=propagate)  # noqa: SLF001
-            for member in self.results
-        ]
+        return self._nested({
+            member.id: None if member.ignored else member._value(propagate=propagate)  # noqa: SLF001
+            for member in self._leaves()
+        })  # fmt: skip
 
     async def _await_all(self, tasks: list[asyncio.Task[None]], timeout: float | None) -> None:
         """Wait for all, or for the first error, which is raised; not beyond the timeout."""
@@ -348,7 +373,7 @@ class ResultSet(ResultBase, Generic[R]):
     ) -> ResultSet[R]:
         """Call `callback(set)` once all tasks have ended, as `AsyncResult.then` does for one."""
         lock = threading.Lock()
-        left = len(self.results) + 1
+        left = len(self._leaves()) + 1
 
         def count(_: object = None) -> None:
             nonlocal left
@@ -377,7 +402,7 @@ class ResultSet(ResultBase, Generic[R]):
     def forget(self) -> None:
         """Remove all stored results."""
         apps: dict[App, list[str]] = {}
-        for member in self.results:
+        for member in self._leaves():
             if not member.eager:
                 apps.setdefault(member.app, []).extend(member.as_list())
                 member._stored = member._decoded = None  # noqa: SLF001
@@ -391,15 +416,19 @@ class ResultSet(ResultBase, Generic[R]):
         signal: str | None = None,  # noqa: ARG002
         wait: bool = False,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002
+        *,
+        workflow: bool = False,
     ) -> int:
         """Do not run the tasks, in one step; how many were still waiting and are now taken out.
 
         The rest as of `AsyncResult.revoke`.
         """
         apps: dict[App, list[str]] = {}
-        for member in self.results:
+        for member in self._leaves():
             if member.eager:
                 member.revoke()
             else:
                 apps.setdefault(member.app, []).append(member.id)
+        if workflow and self.parent is not None:
+            apps.setdefault(self.app, []).extend(self.parent.as_list())
         return sum(len(revoke_all(app, ids, terminate=terminate)) for app, ids in apps.items())

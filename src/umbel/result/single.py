@@ -24,6 +24,7 @@ from typing import (
 from umbel import exceptions, states
 from umbel.exceptions import ImproperlyConfigured, IncompleteStream
 from umbel.result.joining import assert_will_not_block
+from umbel.result.meter import Meter
 from umbel.result.stored import (
     MetaDict,
     advise,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from umbel.app import App
     from umbel.engines.broker import StoredResult
     from umbel.message.result import Meta
+    from umbel.result.graph import DependencyGraph
 
 R = TypeVar("R")
 logger: logging.Logger = logging.getLogger("umbel.result")
@@ -52,11 +54,13 @@ ABSENT: Final = {
     "backend": "an app has one result store, and no class of your own can be one; what it holds is "
     "told by state, result, traceback, exists() and App.history()",
     "on_ready": "then(callback) calls you when the task has ended",
-    "graph": "it comes with workflows; iterdeps() walks over what a task has led to",
-    "build_graph": "it comes with workflows; iterdeps() walks over what a task has led to",
     "revoke_by_stamped_headers": "it comes with remote control; revoke() works by id",
 }
 """Names of Celery's results that are not there, and why."""
+
+
+ResultTuple = tuple[tuple[str, Any], list[Any] | None]
+"""`((id, parent's tuple or None), None)`, with a list of tuples at the end for a group."""
 
 
 class ResultBase:
@@ -64,6 +68,14 @@ class ResultBase:
 
     parent: ResultBase | None = None
     """The result of the step before, in a workflow."""
+
+    def as_tuple(self) -> ResultTuple:
+        """What `result_from_tuple` reads."""
+        raise NotImplementedError(f"{type(self).__name__} has no id, so it has no tuple.")
+
+    def as_list(self) -> list[str]:
+        """The ids of its tasks and of the steps before them."""
+        return []
 
     if not TYPE_CHECKING:
 
@@ -147,8 +159,7 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def as_tuple(self) -> ResultTuple:
         """`((id, parent's tuple or None), None)`, what `result_from_tuple` reads."""
-        parent = self.parent.as_tuple() if isinstance(self.parent, AsyncResult) else None
-        return (self.id, parent), None
+        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
 
     def __json__(self) -> ResultTuple:
         """A task may return a result: its tuple is stored."""
@@ -156,12 +167,15 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def as_list(self) -> list[str]:
         """The ids of this task and of the steps before it, latest first."""
-        return [self.id, *(node.id for node in self._parents())]
+        return [self.id, *([] if self.parent is None else self.parent.as_list())]
 
     def _parents(self) -> Iterator[AsyncResult[Any]]:
+        # Not those of a chord's header: whether the body runs when one of them fails is the
+        # chord's to say, and if it does not, its result is the error.
         node = self.parent
-        while isinstance(node, AsyncResult):
-            yield node
+        while node is not None:
+            if isinstance(node, AsyncResult):
+                yield node
             node = node.parent
 
     # -------------------------------------------------------------------------- what is stored
@@ -244,7 +258,7 @@ class AsyncResult(ResultBase, Generic[R]):
         return None if meta is None else meta.traceback
 
     @property
-    def children(self) -> list[AsyncResult[Any]] | None:
+    def children(self) -> list[Any] | None:
         """The tasks that this one has sent, as far as it kept the trail; None: not known yet."""
         meta = self._meta()
         if meta is None:
@@ -309,7 +323,8 @@ class AsyncResult(ResultBase, Generic[R]):
         no_ack: bool = True, follow_parents: bool = True,
         callback: Callable[[str, R], object] | None = None,
         on_message: Callable[[MetaDict], object] | None = None,
-        on_interval: Callable[[], object] | None = None, disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None, disable_sync_subtasks: bool = True, *,
+        progress: bool = False,
     ) -> R: ...  # fmt: skip
     @overload
     def get(
@@ -318,16 +333,18 @@ class AsyncResult(ResultBase, Generic[R]):
         callback: Callable[[str, R], object] | None = None,
         on_message: Callable[[MetaDict], object] | None = None,
         on_interval: Callable[[], object] | None = None, disable_sync_subtasks: bool = True,
+        progress: bool = False,
     ) -> R | Exception: ...  # fmt: skip
     @overload
     def get(
         self, timeout: float | None, propagate: bool, interval: float = 0.5, no_ack: bool = True,
         follow_parents: bool = True, callback: Callable[[str, R], object] | None = None,
         on_message: Callable[[MetaDict], object] | None = None,
-        on_interval: Callable[[], object] | None = None, disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None, disable_sync_subtasks: bool = True, *,
+        progress: bool = False,
     ) -> R | Exception: ...  # fmt: skip
 
-    def get(
+    def get(  # noqa: C901  (flat: an option after the other)
         self,
         timeout: float | None = None,
         propagate: bool = True,
@@ -338,6 +355,8 @@ class AsyncResult(ResultBase, Generic[R]):
         on_message: Callable[[MetaDict], object] | None = None,
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
+        *,
+        progress: bool = False,
     ) -> R | Exception:
         """Wait for the task to end and return its value.
 
@@ -350,7 +369,8 @@ class AsyncResult(ResultBase, Generic[R]):
 
         `callback` is called with id and value; `on_interval` every `interval` seconds meanwhile;
         `on_message` with each state as it is stored, progress too. Logs one warning when after
-        2 s no live worker serves the queue.
+        2 s no live worker serves the queue. `progress` shows in a terminal how many tasks of its
+        chord's header have ended.
         """
         if self.ignored:
             return cast("R", None)
@@ -360,25 +380,31 @@ class AsyncResult(ResultBase, Generic[R]):
         if follow:
             self._raise_parents_error()
         if not self._ended():
+            with Meter() as meter:
 
-            def tick() -> None:
-                if follow:
-                    self._raise_parents_error()
-                if on_interval is not None:
-                    on_interval()
+                def tick() -> None:
+                    if follow:
+                        self._raise_parents_error()
+                    if on_interval is not None:
+                        on_interval()
+                    if progress:
+                        self._show_progress(meter)
 
-            self._wait(
-                timeout,
-                interval,
-                tick if follow or on_interval is not None else None,
-                on_message,
-            )
+                ticks = follow or progress or on_interval is not None
+                self._wait(timeout, interval, tick if ticks else None, on_message)
+                if progress:
+                    self._show_progress(meter)
         value = self._value(propagate=propagate)
         if callback is not None:
             callback(self.id, cast("R", value))
         return value
 
     wait = get
+
+    def _show_progress(self, meter: Meter) -> None:
+        count = getattr(self.parent, "progress", None)
+        if count is not None:
+            meter.show(*count())
 
     def _wait(
         self,
@@ -570,6 +596,27 @@ class AsyncResult(ResultBase, Generic[R]):
             value = node.get()
         return value
 
+    def build_graph(
+        self, intermediate: bool = False, formatter: Callable[[Any], str] | None = None
+    ) -> DependencyGraph:
+        """What this task led to, as a graph: `result.build_graph().to_dot(file)`.
+
+        `IncompleteStream` at a task that has not ended, unless `intermediate`.
+        """
+        from umbel.result.graph import DependencyGraph
+
+        graph = DependencyGraph(formatter)
+        for sender, node in self.iterdeps(intermediate=intermediate):
+            graph.add_arc(node)
+            if sender is not None:
+                graph.add_edge(sender, node)
+        return graph
+
+    @property
+    def graph(self) -> DependencyGraph:
+        """`build_graph()`."""
+        return self.build_graph()
+
     # ------------------------------------------------------------------------- taking it back
 
     def forget(self) -> None:
@@ -584,14 +631,20 @@ class AsyncResult(ResultBase, Generic[R]):
         signal: str | None = None,  # noqa: ARG002
         wait: bool = False,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002
+        *,
+        workflow: bool = False,
     ) -> bool:
         """Do not run the task; True if it was still waiting and is now taken out.
 
         Works with all workers down too: when this returns, it is in the store, so there is
         nothing to `wait` for. A task that runs goes on, and its retries are refused; to
         `terminate` it comes with remote control, a later version, and says so in the log.
+
+        What follows it in its workflow does not run either: a step after it is revoked too, and a
+        chord ends as if the task had failed. `workflow`: revoke the steps before it as well.
         """
-        return bool(revoke_all(self.app, [self.id], terminate=terminate))
+        ids = self.as_list() if workflow else [self.id]
+        return bool(revoke_all(self.app, ids, terminate=terminate))
 
     # ----------------------------------------------------------------------------- async twins
 
@@ -623,9 +676,9 @@ class AsyncResult(ResultBase, Generic[R]):
         """`forget` for coroutines."""
         await _in_thread(self.forget)
 
-    async def arevoke(self, terminate: bool = False) -> bool:
+    async def arevoke(self, terminate: bool = False, *, workflow: bool = False) -> bool:
         """`revoke` for coroutines."""
-        return await _in_thread(lambda: self.revoke(terminate=terminate))
+        return await _in_thread(lambda: self.revoke(terminate=terminate, workflow=workflow))
 
     def _warn_if_nobody_works(self) -> None:
         advice = advise(self.app, self.id, self._queue)
@@ -633,29 +686,27 @@ class AsyncResult(ResultBase, Generic[R]):
             logger.warning("Task %s waits. %s", self.id, advice)
 
 
-ResultTuple = tuple[tuple[str, Any], None]
-"""`((id, parent's tuple or None), None)`."""
+def result_from_tuple(r: Any, app: App | None = None) -> Any:
+    """A result, of a task or a group, from what `as_tuple` made, also after a trip through JSON.
 
-
-def result_from_tuple(r: Any, app: App | None = None) -> AsyncResult[Any]:
-    """A result from what `as_tuple` made, also after a trip through JSON.
-
-    `ValueError` for what is none. A group's tuple is one too: groups come with workflows.
+    `ValueError` for what is none.
     """
-    if isinstance(r, AsyncResult):
+    if isinstance(r, ResultBase):
         return r
     try:
         head, nodes = r
         id, parent = head if isinstance(head, (list, tuple)) else (head, None)
-        if nodes is not None:
-            raise ValueError("it is of a group, and groups come with workflows")
         if not isinstance(id, str):
             raise ValueError("its id is no text")  # noqa: TRY004  (one error for all)
+        if not isinstance(nodes, (list, tuple, type(None))):
+            raise ValueError("its second item is no list")  # noqa: TRY004
     except (TypeError, ValueError) as error:
         raise ValueError(f"{r!r} is no result's tuple: {error}") from None
-    return AsyncResult(
-        id, app=app, parent=None if parent is None else result_from_tuple(parent, app)
-    )
+    before = None if parent is None else result_from_tuple(parent, app)
+    if nodes is None:
+        return AsyncResult(id, app=app, parent=before)
+    owner = current_app() if app is None else app
+    return owner.GroupResult(id, [result_from_tuple(node, app) for node in nodes], parent=before)
 
 
 async def _in_thread(function: Callable[[], R]) -> R:

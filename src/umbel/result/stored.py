@@ -110,21 +110,28 @@ def message_watch(
 def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
     """Revoke tasks in one step; those that were still waiting."""
     from umbel.engines.broker import StoredResult
-    from umbel.message import result as message
+    from umbel.message import result as meta
 
-    now = clock.time()
-    record = message.describe_exception(TaskRevokedError("revoked"))
+    now, engine = clock.time(), app.engine
+    record = meta.describe_exception(TaskRevokedError("revoked"))
     expires = expiry(app.conf, states.REVOKED, now)
     results = [
         StoredResult(
             id,
             states.REVOKED,
-            message.encode_failure(id, record, now, status=states.REVOKED, form=app.result_format),
+            meta.encode_failure(id, record, now, status=states.REVOKED, form=app.result_format),
             expires,
         )
         for id in dict.fromkeys(ids)
     ]
-    waiting = app.engine.state.revoke(results, until=now + REVOKED_FOR)
+    workflows = {
+        result.id: workflow
+        for result in results
+        for message in (engine.broker.browse(id=result.id) if engine.broker.browsable else ())
+        if message.worker is None
+        and (workflow := app.end_workflow(message.payload, record, states.REVOKED)) is not None
+    }
+    waiting = engine.state.revoke(results, until=now + REVOKED_FOR, workflows=workflows)
     if terminate and len(waiting) < len(results):
         rest = [result.id for result in results if result.id not in set(waiting)]
         logger.warning(

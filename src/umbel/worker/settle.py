@@ -6,12 +6,15 @@ import logging
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from umbel import clock, states
 from umbel.app import App
+from umbel.app.following import after_failure, follows, read
 from umbel.app.outcome import FollowUp, Outcome
 from umbel.app.payload import seal
 from umbel.app.steps import acks_on
+from umbel.app.workflow import shelf_of
 from umbel.engines.broker import (
     Acknowledge,
     Bury,
@@ -21,6 +24,7 @@ from umbel.engines.broker import (
     PutBack,
     Settlement,
     StoredResult,
+    Workflow,
 )
 from umbel.exceptions import (
     ContentDisallowed,
@@ -31,7 +35,7 @@ from umbel.exceptions import (
 )
 from umbel.message import result as result_message
 from umbel.message import task as task_message
-from umbel.message.result import Extended
+from umbel.message.result import ErrorRecord, Extended
 from umbel.message.task import Headers
 from umbel.result.expiry import expiry
 from umbel.worker.notices import Notices
@@ -67,6 +71,8 @@ class Settler:
         if outcome.result is not None:
             result = StoredResult(headers.id, state, outcome.result, expiry(self._conf, state, now))
         follow_ups = tuple([self._message(delivery, headers, one) for one in outcome.follow_ups])
+        if outcome.sent:
+            follow_ups += outcome.sent
         history = HistoryEntry(
             headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self.node,
             headers.retries or 0, outcome.error,
@@ -77,8 +83,9 @@ class Settler:
         elif outcome.ending == "rejected":
             end = Bury(headers.id, headers.task, "rejected", outcome.error or "")
         return Settlement(
-            delivery.number, delivery.worker, delivery.attempt, end, result, follow_ups, history
-        )
+            delivery.number, delivery.worker, delivery.attempt, end, result, follow_ups, history,
+            outcome.workflow,
+        )  # fmt: skip
 
     def _message(self, delivery: Delivery, headers: Headers, follow_up: FollowUp) -> Message:
         queue = delivery.queue if follow_up.queue is None else follow_up.queue
@@ -258,11 +265,11 @@ class Settler:
         """The end of a task that no child could tell; with `stacks` there is a traceback."""
         now = clock.time()
         result = None
+        record = result_message.describe_exception(error)
+        traceback = None
+        if stacks is not None:
+            traceback = f"{stacks}{record['exc_module']}.{record['exc_type']}: {error}\n"
         if not self._ignores(headers):
-            record = result_message.describe_exception(error)
-            traceback = None
-            if stacks is not None:
-                traceback = f"{stacks}{record['exc_module']}.{record['exc_type']}: {error}\n"
             meta = result_message.encode_failure(
                 headers.id,
                 record,
@@ -275,9 +282,26 @@ class Settler:
             )
             result = StoredResult(headers.id, state, meta, expiry(self._conf, state, now))
         entry = self._entry(delivery, headers, state, _summary(error))
-        return Settlement(
-            delivery.number, delivery.worker, delivery.attempt, end, result, (), entry
+        sent, workflow = self._follow(
+            delivery, headers, record, traceback, state, buried=isinstance(end, Bury)
         )
+        return Settlement(
+            delivery.number, delivery.worker, delivery.attempt, end, result, sent, entry, workflow
+        )
+
+    def _follow(
+        self, delivery: Delivery, headers: Headers, record: ErrorRecord, traceback: str | None,
+        state: str, *, buried: bool,
+    ) -> tuple[tuple[Message, ...], Workflow | None]:  # fmt: skip
+        """What the end leads to in the task's workflow."""
+        _, message = read(self._app, delivery.payload)
+        if headers.chord is UNSET and (message is None or not follows(message)):
+            return (), None
+        outline = after_failure(
+            self._app, shelf_of(self._app), headers, message, delivery.payload, record, traceback,
+            state, buried=buried,
+        )  # fmt: skip
+        return tuple(outline.messages), outline.workflow
 
     def _describe(self, delivery: Delivery, headers: Headers) -> Extended:
         """What `result_extended` stores; the arguments are never read here."""

@@ -18,6 +18,7 @@ from umbel.engines.broker import (
     QueueCount,
     Settlement,
     Waiting,
+    Workflow,
 )
 from umbel.engines.memory.store import Held, PipeWaker, Store
 
@@ -31,16 +32,26 @@ class MemoryBroker:
     browsable = True
     unique_tags = True
     levels: Sequence[int] = range(MAX_PRIORITY + 1)
+    shared = False
+    joins = True
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._claims = 0
 
-    def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:  # noqa: ARG002
+    def publish(
+        self,
+        messages: Sequence[Message],
+        workflow: Workflow | None = None,
+        *,
+        timeout: float = 5.0,  # noqa: ARG002
+    ) -> None:
         """Store all messages or none; see the contract. Nothing here waits for a `timeout`."""
         store = self._store
         now = clock.time()
         with store.lock:
+            if workflow is not None:
+                store.change(workflow, now)
             for message in messages:
                 store.add(message, now)
             store.ring("work")
@@ -98,12 +109,7 @@ class MemoryBroker:
         store = self._store
         end = settlement.end
         if isinstance(end, PutBack):
-            if end.deliveries is not None:
-                held.deliveries = end.deliveries
-            if end.suspect is not None:
-                held.suspect = end.suspect
-            if end.unknown_since is not None:
-                held.unknown_since = end.unknown_since
+            _note(held, end)
             store.put_back(held, end.due)
         else:
             if isinstance(end, Bury):
@@ -113,11 +119,14 @@ class MemoryBroker:
             store.store(settlement.result)
             store.ring("result")
         now = clock.time()
+        if settlement.workflow is not None:
+            store.change(settlement.workflow, now)
+            store.ring("result")
         for message in settlement.follow_ups:
             store.add(message, now)
         if settlement.history is not None:
             store.history.append(settlement.history)
-        if settlement.follow_ups or isinstance(end, PutBack):
+        if settlement.follow_ups or settlement.workflow or isinstance(end, PutBack):
             store.ring("work")
 
     def listen(self, queues: Sequence[str] = ()) -> PipeWaker:  # noqa: ARG002
@@ -178,6 +187,16 @@ def _take(store: Store, queues: set[str], *, upside_down: bool) -> Iterator[Held
     for level in levels:
         while (held := store.take(queues, level)) is not None:
             yield held
+
+
+def _note(held: Held, end: PutBack) -> None:
+    """What a message that goes back is known by from now on."""
+    if end.deliveries is not None:
+        held.deliveries = end.deliveries
+    if end.suspect is not None:
+        held.suspect = end.suspect
+    if end.unknown_since is not None:
+        held.unknown_since = end.unknown_since
 
 
 def _count(queue: str, standing: Sequence[Held], paused: bool) -> QueueCount:

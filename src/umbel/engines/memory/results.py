@@ -35,6 +35,29 @@ class MemoryResults:
             for id in ids:
                 self._store.results.pop(id, None)
 
+    def parts(self, chord: str) -> list[bytes] | None:
+        """The parts of a chord; see the contract."""
+        with self._store.lock:
+            found = self._store.workflows.get(chord)
+            if found is None or not found.size:
+                return None
+            return [found.pieces[at] for at in sorted(found.pieces)]
+
+    def progress(self, chord: str) -> tuple[int, int] | None:
+        """How far a chord is; see the contract."""
+        with self._store.lock:
+            found = self._store.workflows.get(chord)
+            if found is None or not found.size:
+                return None
+            return len(found.pieces), found.size
+
+    def kept(self, id: str, start: int, stop: int) -> list[bytes]:
+        """Steps of a workflow; see the contract."""
+        with self._store.lock:
+            found = self._store.workflows.get(id)
+            places = [] if found is None else [(place, "") for place in range(start, stop)]
+            return [found.pieces[at] for at in places if found and at in found.pieces]
+
     def listen(self) -> PipeWaker:
         """A waker for results; see the contract."""
         return PipeWaker(self._store, "result")

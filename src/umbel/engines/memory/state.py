@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop
 from itertools import islice
+from types import MappingProxyType
 from typing import Unpack
 
 import msgspec
 
 from umbel import clock
-from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
+from umbel.engines.broker import Delivery, HistoryEntry, StoredResult, Workflow
 from umbel.engines.memory.store import Store
 from umbel.engines.state import (
     DeadLetter,
@@ -80,7 +81,13 @@ class MemoryState:
                 return False
             return self._store.workers.pop(worker, None) is not None
 
-    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+    def revoke(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        until: float,
+        workflows: Mapping[str, Workflow] = MappingProxyType({}),
+    ) -> list[str]:
         """Revoke task ids; see the contract."""
         store = self._store
         waiting = []
@@ -96,6 +103,8 @@ class MemoryState:
                 if gone:
                     waiting.append(result.id)
                     store.store(result)
+                    if result.id in workflows:
+                        store.change(workflows[result.id], clock.time())
             store.ring("work")  # workers that read ahead look again
             store.ring("result")
         return waiting
@@ -224,6 +233,12 @@ class MemoryState:
                     del store.results[id]
             for id in [id for id, (_, until) in store.revoked.items() if until <= now]:
                 del store.revoked[id]
+            for id in [
+                id
+                for id, pieces in store.workflows.items()
+                if pieces.expires is not None and pieces.expires <= now
+            ]:
+                del store.workflows[id]
             oldest = float("-inf") if history_age is None else now - history_age
             rows = len(store.history) if history_rows is None else history_rows
             while store.history and (len(store.history) > rows or store.history[0].at < oldest):

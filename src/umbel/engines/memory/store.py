@@ -15,7 +15,15 @@ from typing import Final
 import msgspec
 
 from umbel import clock, states
-from umbel.engines.broker import Bury, Delivery, HistoryEntry, Message, StoredResult
+from umbel.engines.broker import (
+    Bury,
+    Delivery,
+    HistoryEntry,
+    Message,
+    Part,
+    StoredResult,
+    Workflow,
+)
 from umbel.engines.state import DeadLetter, ScheduleRecord, WorkerRecord
 
 HISTORY_ROWS: Final = 10_000
@@ -43,6 +51,17 @@ class Held(msgspec.Struct, gc=False):
             self.number, worker, self.attempt, message.queue, message.payload, message.priority,
             self.deliveries, self.suspect, self.unknown_since, self.early,
         )  # fmt: skip
+
+
+class Pieces(msgspec.Struct):
+    """What lies under a workflow's id."""
+
+    expires: float | None
+    pieces: dict[tuple[int, str], bytes] = msgspec.field(default_factory=dict)
+    """Parts by index and key, or steps by position."""
+    size: int = 0
+    """Of a chord; 0: steps are kept here."""
+    body: Message | None = None
 
 
 class PipeWaker:
@@ -108,6 +127,8 @@ class Store:
         self.results: dict[str, StoredResult] = {}
         self.expiring: list[tuple[float, str]] = []
         """A heap of the times at which results expire; one that was replaced is passed."""
+        self.workflows: dict[str, Pieces] = {}
+        """Chords and kept steps, by id."""
         self.wakers: dict[str, list[PipeWaker]] = {"work": [], "result": []}
 
     def add(self, message: Message, published: float) -> None:
@@ -199,6 +220,34 @@ class Store:
         self.results[result.id] = result
         if result.expires is not None:
             heappush(self.expiring, (result.expires, result.id))
+
+    def change(self, workflow: Workflow, now: float) -> None:
+        """All that a step changes in workflows."""
+        for result in workflow.results:
+            self.store(result)
+        for chord in workflow.opened:
+            self.workflows.setdefault(
+                chord.id, Pieces(chord.expires, size=chord.size, body=chord.body)
+            )
+        for id, more in workflow.grown:
+            if id in self.workflows:
+                self.workflows[id].size += more
+        for kept in workflow.kept:
+            steps = {(place, ""): step for place, step in enumerate(kept.steps)}
+            self.workflows.setdefault(kept.id, Pieces(kept.expires, steps))
+        for part in workflow.parts:
+            self._join(part, now)
+        for id in workflow.dropped:
+            self.workflows.pop(id, None)
+
+    def _join(self, part: Part, now: float) -> None:
+        found = self.workflows.get(part.chord)
+        if found is None or (part.index, part.key) in found.pieces:
+            return
+        found.pieces[part.index, part.key] = part.data
+        body = found.body or part.body
+        if len(found.pieces) == found.size and body is not None:
+            self.add(body, now)
 
     def result(self, id: str) -> StoredResult | None:
         """A result that is there and has not expired."""

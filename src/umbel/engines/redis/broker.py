@@ -23,12 +23,14 @@ from umbel.engines.broker import (
     Settlement,
     StoredResult,
     Waiting,
+    Workflow,
 )
 from umbel.engines.redis import heads
 from umbel.engines.redis.connection import Command, Server, script
 from umbel.engines.redis.heads import Held
 from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PROMOTER_TTL, Keys
 from umbel.engines.redis.wake import WorkWaker
+from umbel.exceptions import ImproperlyConfigured
 
 LEAST_URGENT_EVERY: Final = 16
 """One claim in so many serves the least urgent level first, so that none starves."""
@@ -48,6 +50,9 @@ PROMOTER_KNOWN: Final = 30.0
 RESENT: Final = 10_000
 """How far back in a list a resend looks for itself."""
 
+NO_JOINS: Final = (
+    "Chords do not run on Redis in this version; chains, groups and links do. Nothing was queued."
+)
 encode: Final = msgspec.json.Encoder().encode
 
 
@@ -56,6 +61,8 @@ class RedisBroker:
 
     browsable = True
     unique_tags = False
+    shared = True
+    joins = False
 
     def __init__(self, server: Server, keys: Keys, *, urgent_first: bool = True) -> None:
         self._server = server
@@ -79,8 +86,16 @@ class RedisBroker:
 
     # ------------------------------------------------------------------ publish
 
-    def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:
+    def publish(
+        self,
+        messages: Sequence[Message],
+        workflow: Workflow | None = None,
+        *,
+        timeout: float = 5.0,
+    ) -> None:
         """Store all messages or none; see the contract."""
+        if workflow is not None:
+            raise ImproperlyConfigured(NO_JOINS)
         if not messages:
             return
         deadline = time.monotonic() + timeout
@@ -295,6 +310,12 @@ class RedisBroker:
                 steps += ("r", len(keys), life(result, now), result.meta)
                 steps += self.status_step(result, keys)
                 count += 1
+            if settlement.workflow is not None:
+                for late in settlement.workflow.results:
+                    keys.append(names.result(late.id))
+                    steps += ("r", len(keys), life(late, now), late.meta)
+                    steps += self.status_step(late, keys)
+                    count += 1
             for message in settlement.follow_ups:
                 count += self.following(message, now, keys, steps)
             if (history := settlement.history) is not None:

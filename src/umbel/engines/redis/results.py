@@ -90,6 +90,18 @@ class RedisResults:
         for start in range(0, len(names), BATCH):
             self._server.call([("UNLINK", *names[start : start + BATCH])])
 
+    def parts(self, chord: str) -> list[bytes] | None:  # noqa: ARG002
+        """The parts of a chord; see the contract. There are none in this version."""
+        return None
+
+    def progress(self, chord: str) -> tuple[int, int] | None:  # noqa: ARG002
+        """How far a chord is; see the contract."""
+        return None
+
+    def kept(self, id: str, start: int, stop: int) -> list[bytes]:  # noqa: ARG002
+        """Steps of a workflow; see the contract."""
+        return []
+
     def listen(self) -> ResultWaker:
         """A waker for results; see the contract."""
         return ResultWaker(self._server)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
 from umbel import clock
-from umbel.engines.broker import Delivery, HistoryEntry, Message, StoredResult
+from umbel.engines.broker import Delivery, HistoryEntry, Message, StoredResult, Workflow
 from umbel.engines.redis import heads
 from umbel.engines.redis.broker import RedisBroker
 from umbel.engines.redis.connection import TIMEOUT, Server
 from umbel.engines.redis.keys import Keys
+from umbel.engines.redis.results import RedisResults
 from umbel.engines.state import (
     DeadLetter,
     NameTaken,
@@ -113,7 +115,13 @@ class RedisState:
 
     # ------------------------------------------------------------------ revocations, pauses
 
-    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+    def revoke(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        until: float,
+        workflows: Mapping[str, Workflow] = MappingProxyType({}),
+    ) -> list[str]:
         """Revoke task ids; see the contract."""
         keys = self._keys
         waiting: list[str] = []
@@ -129,6 +137,8 @@ class RedisState:
                 *(result.id for result in part),
             )
             waiting += self._broker.revoke_waiting(part)
+        late = [one for id in waiting if id in workflows for one in workflows[id].results]
+        RedisResults(self._server, keys).put(late)
         return waiting
 
     def revocations(self, after: int) -> tuple[int, list[str]]:

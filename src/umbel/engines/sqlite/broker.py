@@ -19,11 +19,13 @@ from umbel.engines.broker import (
     QueueCount,
     Settlement,
     Waiting,
+    Workflow,
 )
 from umbel.engines.sqlite.checkpoint import Checkpointer
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.results import put_results
 from umbel.engines.sqlite.wake import Bell, FifoWaker
+from umbel.engines.sqlite.workflows import change_workflows
 
 ROWS: Final = 500
 """Most rows that one transaction writes, so that no other writer waits long."""
@@ -90,6 +92,8 @@ class SqliteBroker:
     browsable = True
     unique_tags = True
     levels: Sequence[int] = range(MAX_PRIORITY + 1)
+    shared = False
+    joins = True
 
     def __init__(
         self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell
@@ -100,9 +104,17 @@ class SqliteBroker:
         self._results = results
         self._claims = 0
 
-    def publish(self, messages: Sequence[Message], *, timeout: float = 5.0) -> None:
+    def publish(
+        self,
+        messages: Sequence[Message],
+        workflow: Workflow | None = None,
+        *,
+        timeout: float = 5.0,
+    ) -> None:
         """Store all messages or none; see the contract."""
         with self._database.write(timeout) as connection:
+            if workflow is not None:
+                insert_messages(connection, change_workflows(connection, [workflow]))
             insert_messages(connection, messages)
         self._checkpointer.count_commit(give_way=True)
         self._work.ring()
@@ -162,9 +174,9 @@ class SqliteBroker:
         refused: list[int] = []
         for start in range(0, len(settlements), ROWS):
             refused += self._settle(settlements[start : start + ROWS])
-        if any(s.result is not None for s in settlements):
+        if any(s.result is not None or s.workflow is not None for s in settlements):
             self._results.ring()
-        if any(s.follow_ups or isinstance(s.end, PutBack) for s in settlements):
+        if any(s.follow_ups or s.workflow or isinstance(s.end, PutBack) for s in settlements):
             self._work.ring()
         return refused
 
@@ -172,7 +184,9 @@ class SqliteBroker:
         with self._database.write() as connection:
             held = _end_claims(connection, settlements)
             put_results(connection, [s.result for s in held if s.result is not None])
-            insert_messages(connection, [m for s in held for m in s.follow_ups])
+            workflows = [s.workflow for s in held if s.workflow is not None]
+            bodies = change_workflows(connection, workflows) if workflows else []
+            insert_messages(connection, [m for s in held for m in s.follow_ups] + bodies)
             connection.executemany(
                 HISTORY,
                 [

@@ -31,9 +31,12 @@ from umbel.exceptions import (
 
 T = TypeVar("T")
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The store's format version, kept as `PRAGMA user_version`."""
-UPGRADES: Final = {1: ("schedule", "schedule_due")}
+UPGRADES: Final = {
+    1: ("schedule", "schedule_due"),
+    2: ("workflow", "workflow_expires", "piece"),
+}
 """What schema.sql has that a store of a format had not yet."""
 CREATES: Final = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)
 APPLICATION_ID: Final = 0x756D626C  # "umbl"

@@ -63,6 +63,37 @@ class SqliteResults:
         with self._database.write() as connection:
             connection.executemany("DELETE FROM result WHERE id = ?", [(id,) for id in ids])
 
+    def parts(self, chord: str) -> list[bytes] | None:
+        """The parts of a chord; see the contract."""
+        rows = self._database.read(
+            lambda c: c.execute(
+                "SELECT data FROM workflow LEFT JOIN piece ON workflow = id "
+                "WHERE id = ? AND size > 0 ORDER BY position, key",
+                (chord,),
+            ).fetchall()
+        )
+        return [data for (data,) in rows if data is not None] if rows else None
+
+    def progress(self, chord: str) -> tuple[int, int] | None:
+        """How far a chord is; see the contract."""
+        row = self._database.read(
+            lambda c: c.execute(
+                "SELECT ended, size FROM workflow WHERE id = ? AND size > 0", (chord,)
+            ).fetchone()
+        )
+        return None if row is None else (row[0], row[1])
+
+    def kept(self, id: str, start: int, stop: int) -> list[bytes]:
+        """Steps of a workflow; see the contract."""
+        rows = self._database.read(
+            lambda c: c.execute(
+                "SELECT data FROM piece WHERE workflow = ? AND position >= ? AND position < ? "
+                "ORDER BY position",
+                (id, start, stop),
+            ).fetchall()
+        )
+        return [data for (data,) in rows]
+
     def listen(self) -> FifoWaker:
         """A waker for results; see the contract."""
         return self._bell.listen()

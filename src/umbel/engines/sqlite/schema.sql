@@ -91,3 +91,22 @@ CREATE TABLE schedule (
 CREATE INDEX schedule_due ON schedule (due) WHERE due IS NOT NULL;
 
 CREATE TABLE pause (queue TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- A row per chord that is being joined, and per workflow whose rest is kept.
+CREATE TABLE workflow (
+    id      TEXT PRIMARY KEY,
+    size    INTEGER NOT NULL,  -- of a chord: how many parts it needs; 0: steps are kept
+    ended   INTEGER NOT NULL DEFAULT 0,  -- parts that are there
+    expires REAL,
+    body    BLOB  -- of a chord: the Message to publish with the last part, as msgpack
+) WITHOUT ROWID;
+CREATE INDEX workflow_expires ON workflow (expires) WHERE expires IS NOT NULL;
+
+-- A chord's parts by the member's index and key, or a workflow's steps by their position.
+CREATE TABLE piece (
+    workflow TEXT    NOT NULL,
+    position INTEGER NOT NULL,
+    key      TEXT    NOT NULL,
+    data     BLOB    NOT NULL,
+    PRIMARY KEY (workflow, position, key)
+) WITHOUT ROWID;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Unpack
 
 import msgspec
 
 from umbel import clock
-from umbel.engines.broker import Delivery, HistoryEntry, StoredResult
+from umbel.engines.broker import Delivery, HistoryEntry, StoredResult, Workflow
 from umbel.engines.sqlite.broker import (
     ROWS,
     delivery,
@@ -21,6 +22,7 @@ from umbel.engines.sqlite.checkpoint import Checkpointer
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.results import put_results
 from umbel.engines.sqlite.wake import Bell
+from umbel.engines.sqlite.workflows import change_workflows, expire_workflows
 from umbel.engines.state import (
     DeadLetter,
     HistoryFilter,
@@ -122,12 +124,21 @@ class SqliteState:
             ).rowcount
         return gone == 1
 
-    def revoke(self, results: Sequence[StoredResult], *, until: float) -> list[str]:
+    def revoke(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        until: float,
+        workflows: Mapping[str, Workflow] = MappingProxyType({}),
+    ) -> list[str]:
         """Revoke task ids; see the contract."""
         waiting: list[str] = []
         for start in range(0, len(results), ROWS):
             with self._database.write() as connection:
-                waiting += _revoke(connection, results[start : start + ROWS], until)
+                gone = _revoke(connection, results[start : start + ROWS], until)
+                follow = [workflows[id] for id in gone if id in workflows]
+                insert_messages(connection, change_workflows(connection, follow))
+            waiting += gone
         self._work.ring()  # workers that read ahead look again
         self._results.ring()
         return waiting
@@ -275,8 +286,9 @@ class SqliteState:
                 "ORDER BY number LIMIT ?) AND (at < ? OR number <= ?)",
                 (ROWS, oldest, last),
             ).rowcount
+            expired = expire_workflows(connection, now, ROWS)
         self._checkpointer.count_commit()
-        return ROWS in {results, entries}
+        return ROWS in {results, entries, expired}
 
 
 def _revoke(

@@ -13,7 +13,7 @@ failing test::
             engine.close()
 
 So for `BrokerContract`, `SettlementContract`, `ResultStoreContract`, `StateStoreContract` and
-`ScheduleContract`.
+`ScheduleContract` and `WorkflowContract`.
 An engine that several processes can open at once also passes `SharingContract`, which needs a
 fixture `opener`: a function without arguments, which can be pickled, and which opens the same store
 as `engine` in another process.
@@ -24,7 +24,15 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("broker", "results", "schedules", "settlements", "sharing", "state")
+        for module in (
+            "broker",
+            "results",
+            "schedules",
+            "settlements",
+            "sharing",
+            "state",
+            "workflows",
+        )
     )
 )
 
@@ -34,6 +42,7 @@ from umbel.testing.contracts.schedules import ScheduleContract  # noqa: E402
 from umbel.testing.contracts.settlements import SettlementContract  # noqa: E402
 from umbel.testing.contracts.sharing import SharingContract  # noqa: E402
 from umbel.testing.contracts.state import StateStoreContract  # noqa: E402
+from umbel.testing.contracts.workflows import WorkflowContract  # noqa: E402
 
 __all__ = [
     "BrokerContract",
@@ -42,4 +51,5 @@ __all__ = [
     "SettlementContract",
     "SharingContract",
     "StateStoreContract",
+    "WorkflowContract",
 ]

@@ -24,6 +24,7 @@ from umbel.engines.broker import (
     StoredResult,
     Waiting,
     Waker,
+    Workflow,
 )
 from umbel.engines.results import ResultStore
 from umbel.engines.state import DeadLetter, Engine, StateStore, WorkerRecord
@@ -137,11 +138,12 @@ def settlement(
     result: StoredResult | None = None,
     follow_ups: tuple[Message, ...] = (),
     history: HistoryEntry | None = None,
+    workflow: Workflow | None = None,
 ) -> Settlement:
     """The end of a claim; without `end` the message is done."""
     return Settlement(
         delivery.number, delivery.worker, delivery.attempt, end or Acknowledge(), result,
-        follow_ups, history,
+        follow_ups, history, workflow,
     )  # fmt: skip
 
 
