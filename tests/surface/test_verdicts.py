@@ -50,6 +50,8 @@ USE: dict[str, Callable[[Row], object]] = {
     "AsyncResult.": lambda row: getattr(make().AsyncResult("id"), row.name),
     "EagerResult.": lambda row: getattr(EagerResult("id", 1, "SUCCESS"), row.name),
     "ResultSet.": lambda row: getattr(make().ResultSet([]), row.name),
+    "GroupResult.": lambda row: getattr(make().GroupResult("id", []), row.name),
+    "Signature.": lambda row: getattr(make().signature("a.task"), row.name),
     "Task.": lambda row: type("Mine", (Task,), {row.name: "proj:Class"}),
     "apply_async": lambda row: carried.carry("a.task", {row.name: object()}),
     "setting": lambda row: set_setting(row.name),

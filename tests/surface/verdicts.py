@@ -11,6 +11,7 @@ from typing import Final
 
 from umbel.app import carried, refusals, task
 from umbel.app.names import KNOWN
+from umbel.canvas import signatures
 from umbel.cli.absent import ABSENT as COMMANDS
 from umbel.cli.worker import IDLE_OPTIONS
 from umbel.cli.worker_options import BEAT_OPTIONS, OPTIONS
@@ -73,6 +74,8 @@ REFUSED: Final = {
             "AsyncResult.": _of_results(),
             "EagerResult.": _of_results(),
             "ResultSet.": _of_results(),
+            "GroupResult.": _of_results(),
+            "Signature.": signatures.ABSENT,
             "Task.": task.REFUSED,
             "apply_async": carried.REFUSED,
             "umbel": {n: one.instead for n, one in COMMANDS.items() if not one.later} | LOADER,

@@ -22,6 +22,7 @@ from umbel.exceptions import (
     Reject,
     TaskRevokedError,
 )
+from umbel.result import EagerResult
 from umbel.testing import Harness
 
 app = App("flows")
@@ -826,7 +827,9 @@ def test_a_running_call_as_a_signature(umbel: Harness) -> None:
     @app.task(name="mirror", bind=True)
     def mirror(self: Task[..., Any], x: int) -> Any:
         if x:
-            return json.loads(json.dumps(self.signature_from_request(args=(x - 1,), queue="other")))
+            made = self.signature_from_request(args=(x - 1,), queue="other")
+            assert self.subtask_from_request(args=(x - 1,), queue="other") == made
+            return json.loads(json.dumps(made))
         return None
 
     result: Any = run(umbel, chord([mirror.s(1).set(shadow="name")], echo.s()))
@@ -972,3 +975,16 @@ def test_signed_workflows_run(umbel: Harness) -> None:
     finally:
         app.conf.security_hmac_key = None
     assert result.get(timeout=0) == [5, "end"]
+
+
+def test_a_group_result_by_its_members_ids(umbel: Harness) -> None:
+    sent = [echo.delay(number) for number in (1, 2)]
+    umbel.run()
+    made = app.GroupResult("of-mine", [app.AsyncResult(one.id) for one in sent])
+    assert (made.id, made.get(timeout=0)) == ("of-mine", [1, 2])
+
+
+def test_the_graph_of_an_eager_call_is_the_call() -> None:
+    result = echo.apply((1,))
+    assert isinstance(result, EagerResult)
+    assert list(result.graph) == list(result.build_graph()) == [result]

@@ -54,6 +54,8 @@ class AppSettings(TypedDict, total=False):
     task_soft_time_limit_grace: float | timedelta
     task_annotations: object
     task_track_started: bool
+    task_inherit_parent_priority: bool
+    task_allow_error_cb_on_chord_header: bool
     task_ignore_result: bool
     task_store_errors_even_if_ignored: bool
     result_expires: float | timedelta | None
@@ -99,12 +101,10 @@ class AppSettings(TypedDict, total=False):
     task_create_missing_queue_type: Any
     task_default_queue_type: Any
     worker_detect_quorum_queues: Any
-    task_inherit_parent_priority: Any
     task_default_rate_limit: Any
     task_queue_max_priority: Any
     task_send_sent_event: Any
     worker_send_task_events: Any
-    task_allow_error_cb_on_chord_header: Any
     worker_cancel_long_running_tasks_on_connection_loss: Any
     worker_enable_soft_shutdown_on_idle: Any
     worker_direct: Any
@@ -148,9 +148,9 @@ class AppSettings(TypedDict, total=False):
     result_exchange: Any
     result_exchange_type: Any
     result_persistent: Any
-    result_chord_expires: Any
     result_chord_retry_interval: Any
     result_chord_join_timeout: Any
+    result_chord_expires: Any
     result_backend_max_sleep_between_retries_ms: Any
     result_backend_max_retries: Any
     result_backend_base_sleep_between_retries_ms: Any
@@ -226,12 +226,10 @@ class IdleSettings:
     task_create_missing_queue_type: Any
     task_default_queue_type: Any
     worker_detect_quorum_queues: Any
-    task_inherit_parent_priority: Any
     task_default_rate_limit: Any
     task_queue_max_priority: Any
     task_send_sent_event: Any
     worker_send_task_events: Any
-    task_allow_error_cb_on_chord_header: Any
     worker_cancel_long_running_tasks_on_connection_loss: Any
     worker_enable_soft_shutdown_on_idle: Any
     worker_direct: Any
@@ -275,9 +273,9 @@ class IdleSettings:
     result_exchange: Any
     result_exchange_type: Any
     result_persistent: Any
-    result_chord_expires: Any
     result_chord_retry_interval: Any
     result_chord_join_timeout: Any
+    result_chord_expires: Any
     result_backend_max_sleep_between_retries_ms: Any
     result_backend_max_retries: Any
     result_backend_base_sleep_between_retries_ms: Any

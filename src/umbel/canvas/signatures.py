@@ -35,6 +35,12 @@ T = TypeVar("T", bound="Signature[Any]")
 LASTING: Final = frozenset({"group_id", "stamped_headers"})
 """Options that those of a later call do not replace."""
 
+ABSENT: Final = {
+    "AsyncResult": "freeze() gives the result of a signature, app.AsyncResult(id) one by its id",
+    "election": "workers hold no elections",
+}
+"""Names of Celery's signatures that are not there, and what takes their place."""
+
 
 class Item:
     """An attribute that is an item of the signature, or of its options (`options.task_id`)."""
@@ -128,6 +134,12 @@ class Signature(dict[str, Any], Generic[R_co]):
         )
 
     # ---------------------------------------------------------------------------- what it is
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            why = f": {ABSENT[name]}" if name in ABSENT else ""
+            raise AttributeError(f"A signature has no attribute {name!r}{why}", name=name, obj=self)
 
     @property
     def name(self) -> str:
