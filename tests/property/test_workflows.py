@@ -26,7 +26,7 @@ from tests.property.reference import (
     tasks_of,
 )
 from umbel import App
-from umbel.worker.embedded import EmbeddedWorker
+from umbel.testing.stepper import Stepper
 
 runs: list[tuple[str, str | None]] = []
 """Each call of a task's function: its name, and who sent it."""
@@ -138,7 +138,7 @@ def settle(app: App, sig: Any) -> Any:
     runs.clear()
     errbacks.clear()
     result = sig.apply_async()
-    with EmbeddedWorker(app, node="property@here") as worker:
+    with Stepper(app, node="property@here") as worker:
         while worker.work_one() is not None:
             pass
     return result

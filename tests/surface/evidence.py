@@ -171,10 +171,18 @@ OF_ANY_CALL = {"App()", "apply_async"}
 """Groups whose names are keywords, which tests pass on by functions of their own."""
 SENDING = ("unit/test_sending_options", "unit/test_publish", "unit/test_routing")
 RESULTS = ("unit/test_results", "unit/test_results_kept")
+CANVAS = ("unit/test_workflows", "unit/test_signatures", "celery/test_canvas_form")
 SETTINGS = ("unit/test_apps", "unit/test_settings")
 HOMES = {
     "App()": (*SETTINGS, "unit/test_tasks"),
-    "App.": (*SETTINGS, *SENDING, "unit/test_tasks", "unit/test_shared", "celery/test_auth"),
+    "App.": (
+        *SETTINGS,
+        *SENDING,
+        "unit/test_tasks",
+        "unit/test_shared",
+        "celery/test_auth",
+        *CANVAS,
+    ),
     "app.conf.": SETTINGS,
     "@task": ("unit/test_tasks", "unit/test_shared", "unit/test_task_options", "unit/test_models"),
     "Task.": (
@@ -185,13 +193,16 @@ HOMES = {
         "unit/test_publish",
         "unit/test_shared",
         "pools/test_telling",
+        *CANVAS,
     ),
     "Task.request.": ("unit/test_request", "cli/test_logging"),
     "apply_async": (*SENDING, "unit/test_content"),
     "retry": ("unit/test_execution", "unit/test_eager", "unit/test_content", "faults/test_retries"),
-    "AsyncResult.": RESULTS,
-    "EagerResult.": ("unit/test_results", "unit/test_eager"),
+    "AsyncResult.": (*RESULTS, *CANVAS),
+    "EagerResult.": ("unit/test_results", "unit/test_eager", *CANVAS),
     "ResultSet.": RESULTS,
+    "GroupResult.": (*CANVAS, *RESULTS),
+    "Signature.": CANVAS,
     "umbel.contrib.pytest": ("unit/test_contrib_pytest",),
     "umbel.security": ("celery/test_auth",),
     "umbel": ("cli/",),

@@ -141,6 +141,8 @@ def _names() -> dict[str, set[str]]:
         "AsyncResult.": set(dir(AsyncResult("id", app=app))),
         "EagerResult.": set(dir(EagerResult("id", None, "SUCCESS"))),
         "ResultSet.": set(dir(ResultSet([], app=app))),
+        "GroupResult.": set(dir(app.GroupResult("id", []))),
+        "Signature.": set(dir(app.signature("name"))),
     }
 
 
