@@ -62,20 +62,6 @@ async def wait_beside(seconds: float) -> int:
 
 
 @app.task
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return time.time()
-
-
-@app.task
-def spin(seconds: float) -> float:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-    return time.time()
-
-
-@app.task
 def fork_and_wait(folder: str, seconds: float) -> int:
     """Its fork waits as a greenlet does, while tasks come for the parent's other slots."""
     pid = os.fork()
