@@ -45,12 +45,6 @@ def add_elsewhere(count: int) -> list[int]:
 
 
 @app.task
-async def aadd_elsewhere(count: int) -> list[int]:
-    results = [await task.adelay(n, 1) for n in range(count) for task in (add, aadd)]
-    return [await result.aget(timeout=10, disable_sync_subtasks=False) for result in results]
-
-
-@app.task
 def run_a_loop(seconds: float) -> int:
     """What no task beside an event loop of its thread's could do."""
 
@@ -65,20 +59,6 @@ def run_a_loop(seconds: float) -> int:
 async def wait_beside(seconds: float) -> int:
     await asyncio.sleep(seconds)
     return id(asyncio.get_running_loop())
-
-
-@app.task
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return time.time()
-
-
-@app.task
-def spin(seconds: float) -> float:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-    return time.time()
 
 
 @app.task

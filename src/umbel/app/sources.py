@@ -26,7 +26,7 @@ CONFIG_VARIABLES: Final = ("UMBEL_CONFIG_MODULE", "CELERY_CONFIG_MODULE")
 """Variables that name the module of an app that was given no configuration."""
 IDLE_VARIABLES: Final = {
     "AUTOSCALE_KEEPALIVE": "comes with autoscaling",
-    "CELERY_CUSTOM_WORKER_POOL": "a package adds a pool by an entry point (docs/guides/pools.md)",
+    "CELERY_CUSTOM_WORKER_POOL": "a package adds a pool by an entry point of the group umbel.pools",
     "CELERY_LOADER": "there are no loaders: give the app its configuration (config_source)",
     "CELERY_SKIP_CHECKS": "comes with the Django integration",
     "CELERY_TRACE_APP": "there is no trace of apps: umbel report shows what an app is made of",

@@ -8,6 +8,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
+from selectors import DefaultSelector
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.engines.broker import StoredResult, Waker
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SLOW_LOOK: Final = 0.5
 """Seconds after which a waiter looks even if nobody woke it."""
 NEVER: Final = float("inf")
+Bundle = DefaultSelector
+"""A selector that others can wait for by its descriptor: the one of before any patch."""
 CHEAP_LOOK: Final = 0.005
 """A look that took more seconds than this is followed by a pause of its own length: news about
 one of ten thousand results must not keep a processor busy."""

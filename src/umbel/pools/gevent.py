@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import monkey, socket
+from gevent import hub, monkey, socket
 from greenlet import greenlet
 
 from umbel.pools.greenlets import Greenlets
@@ -45,4 +45,5 @@ class Gevent(Greenlets):
 
     def abandon(self) -> None:
         """Give the forked process a loop of its own, in which nothing waits."""
-        gevent.get_hub().destroy(destroy_loop=True)
+        self._left = gevent.get_hub()  # its greenlets hang on it; they go on in the parent
+        hub.set_hub(hub.Hub(default=False))  # type: ignore[attr-defined]  # not in its stubs

@@ -4,7 +4,7 @@ The child alone is patched, by the pool's module, which `umbel.pools.child` impo
 So a slot that waits, for its next delivery as well as inside a task, lets the others run.
 
 An `async def` task runs on one event loop, in a greenlet of its own; the slot's greenlet waits for
-it. A `def` task beside it may call `asyncio.run` (`set_loops_aside`).
+it. A `def` task beside it may call `asyncio.run` (`part_loops`).
 
 A soft limit is raised by the signal handler if the slot's function is what the thread executes at
 that moment; else the library's loop throws it into the greenlet that waits.
@@ -13,7 +13,6 @@ that moment; else the library's loop throws it into the greenlet that waits.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import sys
 import traceback
@@ -22,9 +21,11 @@ from collections.abc import Callable
 from functools import partial
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent, greenlet, settrace
 
+import umbel.engines.waiting  # noqa: F401  (before the patch: it keeps a selector of that time)
 from umbel.app import Task
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.pools.slots import Bench, Job, Pool, Slot, is_in_store, postpone
@@ -53,7 +54,7 @@ class Greenlets(Pool, ABC):
         """Where the event loop runs."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event
-        set_loops_aside()
+        part_loops()
         os.register_at_fork(after_in_child=self._let_go)
 
     # ------------------------------------------------------------------ what the library does
@@ -228,23 +229,23 @@ class Greenlets(Pool, ABC):
             runner.run(self._ended.wait())
 
 
-def set_loops_aside() -> None:
+def part_loops() -> None:
     """Let each greenlet have its own event loop, `asyncio.run` in a task included.
 
-    asyncio takes a loop for running in its whole thread. Here it does so only while it executes
-    something: while it waits, other greenlets run.
+    asyncio takes a loop for running in its whole thread. Here it does so in its greenlet.
     """
+    loops: WeakKeyDictionary[greenlet, Any] = WeakKeyDictionary()
 
-    class Aside(selectors.DefaultSelector):
-        def select(self, timeout: float | None = None) -> Any:
-            events = sys.modules.get("asyncio.events")
-            if events is None:
-                return super().select(timeout)
-            running = events._get_running_loop()  # noqa: SLF001  (of this thread; no other way)
-            events._set_running_loop(None)  # noqa: SLF001
-            try:
-                return super().select(timeout)
-            finally:
-                events._set_running_loop(running)  # noqa: SLF001
+    def follow(event: str, greenlets: tuple[greenlet, greenlet]) -> None:
+        events = sys.modules.get("asyncio.events")
+        if events is None or event not in {"switch", "throw"}:
+            return
+        origin, target = greenlets
+        running = events._get_running_loop()  # noqa: SLF001  (of this thread; no other way)
+        if running is not None:
+            loops[origin] = running
+        elif origin in loops:
+            del loops[origin]
+        events._set_running_loop(loops.get(target))  # noqa: SLF001
 
-    selectors.DefaultSelector = Aside  # type: ignore[misc]
+    settrace(follow)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import hiredis
 
 from umbel.engines.redis.connection import Command, Server, pack
+from umbel.engines.waiting import Bundle
 from umbel.exceptions import OperationalError
 
 logger: Final = logging.getLogger("umbel.engines.redis")
@@ -38,7 +39,7 @@ class Tracker:
         self._socket: socket.socket | None = None
         self._reader: Any = None
         self._denied = False
-        self._selector = selectors.DefaultSelector()
+        self._selector = Bundle()
         self._bell, self._clapper = os.pipe()
         for end in (self._bell, self._clapper):
             os.set_blocking(end, False)
