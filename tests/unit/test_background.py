@@ -18,6 +18,7 @@ from umbel.app.sending import Sender
 from umbel.engines import urls
 from umbel.engines.broker import Message
 from umbel.engines.waiting import ResultWaiter
+from umbel.result import ResultSet
 
 R = TypeVar("R")
 names = itertools.count()
@@ -129,6 +130,20 @@ def test_a_publish_with_a_timeout_that_is_no_number_ends(app: App) -> None:
     message = Message("t", "i", "q", b"{}")
     asyncio.run(in_time(sender.publish([message], float("nan"))))
     sender.close()
+
+
+def test_a_wait_with_a_timeout_that_is_no_number_is_refused(app: App) -> None:
+    sent = app.tasks["add"].delay(1, 2)
+    several = ResultSet([sent])
+    nan = float("nan")
+    for wait in (
+        lambda: sent.get(nan),
+        lambda: asyncio.run(in_time(sent.aget(nan))),
+        lambda: several.get(nan),
+        lambda: asyncio.run(in_time(several.aget(nan))),
+    ):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds; got nan"):
+            wait()
 
 
 def in_child(check: Callable[[], bool]) -> bool:

@@ -29,6 +29,12 @@ CHEAP_LOOK: Final = 0.005
 one of ten thousand results must not keep a processor busy."""
 
 
+def check_timeout(timeout: float | None) -> None:
+    """`ValueError` for nan, which no time would ever reach."""
+    if timeout is not None and timeout != timeout:  # noqa: PLR0124  (nan)
+        raise ValueError(f"timeout must be a number of seconds; got {timeout!r}.")
+
+
 def wait_for_results(
     results: ResultStore,
     ids: Iterable[str],
