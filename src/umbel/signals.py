@@ -84,7 +84,7 @@ class Signal:
         self.providing_args: set[str] = set(providing_args or ())
         self.receivers: tuple[_Connection, ...] = ()
         """Empty while nobody listens: what is worth asking before a signal is prepared."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt who holds it
 
     def __repr__(self) -> str:
         return f"<Signal {self.name}: {', '.join(sorted(self.providing_args))}>"

@@ -116,6 +116,7 @@ def test_options(project: Project) -> None:
         ([""], "A task is sent by its name"),
         (["tasks.add", "1", "--counntdown=2"], "No such option '--counntdown'"),
         (["tasks.add", "1", "2", "--timeout", "2"], "--timeout says how long to --wait"),
+        (["tasks.add", "1", "2", "--wait", "--timeout", "nan"], "'nan' is no number of seconds"),
     ],
 )
 def test_usage_errors(project: Project, line: list[str], words: str) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from umbel.engines.broker import Broker, Message
-from umbel.engines.waiting import Call, answer
+from umbel.engines.waiting import Call, answer, renew_in_children
+from umbel.exceptions import OperationalError
 
 BATCH: Final = 500
 """Most messages that one publish carries."""
+Handed = tuple[Sequence[Message], float, Call]
+"""Messages, the timeout of their publish, and who waits for it."""
 
 
 class Sender:
@@ -21,32 +23,30 @@ class Sender:
 
     def __init__(self, broker: Callable[[], Broker]) -> None:
         self._broker = broker
-        self._start_afresh()
+        self.start_afresh()
+        renew_in_children(self)
 
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Sequence[Message], float, Call] | None]
-        self._calls = queue.SimpleQueue()
+    def start_afresh(self) -> None:
+        """Nobody sends, and no thread runs."""
+        self._lock = threading.RLock()  # a signal handler may interrupt who holds it
+        self._calls: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._running = False
 
     async def publish(self, messages: Sequence[Message], timeout: float) -> None:
         """Return once the messages are safe; raises what `Broker.publish` raises."""
-        if self._pid != os.getpid():
-            self._start_afresh()  # the parent's thread is not in a forked process
         loop = asyncio.get_running_loop()
         call = (loop, loop.create_future())
-        self._calls.put((messages, timeout, call))
         with self._lock:
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name="umbel-sender", daemon=True).start()
+                self._running = True
+            self._calls.put((messages, timeout, call))
         await call[1]
 
     def close(self) -> None:
         """Let the thread end once it has published what was handed in."""
         with self._lock:
-            if self._running and self._pid == os.getpid():
+            if self._running:
                 self._calls.put(None)
                 self._running = False
 
@@ -61,15 +61,23 @@ class Sender:
                     break
                 batch.append(more)
                 count += len(more[0])
-            for timeout in {timeout for _, timeout, _ in batch}:
-                self._publish([call for call in batch if call[1] == timeout], timeout)
+            by_timeout: dict[float, list[Handed]] = {}
+            for handed in batch:
+                by_timeout.setdefault(handed[1], []).append(handed)
+            for timeout, those in by_timeout.items():
+                self._publish(those, timeout)
 
-    def _publish(self, batch: list[tuple[Sequence[Message], float, Call]], timeout: float) -> None:
+    def _publish(self, batch: list[Handed], timeout: float) -> None:
         error: BaseException | None = None
         try:
             messages = [message for messages, _, _ in batch for message in messages]
             self._broker().publish(messages, timeout=timeout)
         except Exception as failure:  # noqa: BLE001  (handed to each caller)
+            if len(batch) > 1 and not isinstance(failure, OperationalError):
+                # One of the messages cannot be stored; a tag that is stored twice is there once.
+                for handed in batch:
+                    self._publish([handed], timeout)
+                return
             error = failure
         for _, _, call in batch:
             answer(call, error)

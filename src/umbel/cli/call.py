@@ -12,7 +12,7 @@ import click
 
 from umbel.cli.errors import FAILURE, USAGE, Refusal
 from umbel.cli.invocation import Invocation, Target, interruption
-from umbel.cli.options import common_options, complete_queue, complete_task
+from umbel.cli.options import Seconds, common_options, complete_queue, complete_task
 from umbel.cli.output import describe_value, print_dim, print_json
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _read_json(text: str | None, example: str) -> Any:
 @click.option("--priority", metavar="N", type=click.IntRange(0, 9), help="9 is the most urgent.")
 @click.option("--task-id", metavar="ID", help="The id, instead of a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end and print its result.")
-@click.option("--timeout", type=float, metavar="S", help="Wait no longer.")
+@click.option("--timeout", type=Seconds(), metavar="S", help="Wait no longer.")
 @common_options
 @click.pass_context
 def call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -192,6 +193,24 @@ def choose_queues(app: App, queues: Sequence[str], excluded: Sequence[str]) -> l
     if not chosen:
         raise click.UsageError("-X leaves no queue; name those that you want with -Q.")
     return chosen
+
+
+class Seconds(click.FloatRange):
+    """How long to wait: from 0, and a number; nan would be for ever."""
+
+    name = "float"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; a usage error for nan."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def confirm(question: str, *, force: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from umbel import clock
 from umbel.cli.errors import FAILURE, Refusal
 from umbel.cli.invocation import Invocation, Target, announce, interruption, live_workers
-from umbel.cli.options import common_options
+from umbel.cli.options import Seconds, common_options
 from umbel.cli.output import (
     describe_duration,
     describe_moment,
@@ -32,7 +32,7 @@ UNKNOWN = "UNKNOWN"
 @click.option("-t", "--task", metavar="NAME", help="Of which task it has to be.")
 @click.option("--traceback", is_flag=True, help="Show the traceback of a failed task too.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end.")
-@click.option("--timeout", type=float, metavar="S", help="Wait no longer.")
+@click.option("--timeout", type=Seconds(), metavar="S", help="Wait no longer.")
 @common_options
 @click.pass_context
 def result(

@@ -10,7 +10,7 @@ from umbel.cli.backlog import Queue, advise, print_backlog, read_backlog
 from umbel.cli.errors import UNAVAILABLE, Refusal
 from umbel.cli.invocation import Invocation, Target
 from umbel.cli.liveness import ALIVE, DEAD, SILENT, STALLED, Sighting, observe
-from umbel.cli.options import common_options, split_names
+from umbel.cli.options import Seconds, common_options, split_names
 from umbel.cli.output import count, describe_duration, describe_moment, print_json, print_table
 
 LETTERS = 1000
@@ -24,7 +24,7 @@ REMARKS = {
 
 
 @click.command()
-@click.option("-t", "--timeout", type=click.FloatRange(0), metavar="S", help="Wait no longer for a "
+@click.option("-t", "--timeout", type=Seconds(), metavar="S", help="Wait no longer for a "
               "sign of workers on other hosts; default: as long as they take.")  # fmt: skip
 @click.option("-d", "--destination", metavar="NODE,…", multiple=True, callback=split_names,
               help="Only these workers, and nothing of the queues.")  # fmt: skip

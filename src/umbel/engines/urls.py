@@ -22,7 +22,7 @@ Options = Mapping[str, Any]
 NO_OPTIONS: Final[Options] = MappingProxyType({})
 
 _engines: dict[str, Engine] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may interrupt who holds it
 
 
 def open_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
@@ -37,7 +37,7 @@ def open_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
     with _lock:
         engine = _engines.get(key)
         if engine is None:
-            engine = _engines[key] = _make(url, options)
+            engine = _engines.setdefault(key, _make(url, options))
         return engine
 
 

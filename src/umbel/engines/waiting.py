@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable
 from selectors import DefaultSelector
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from umbel.engines.broker import StoredResult, Waker
 from umbel.engines.results import ResultStore
@@ -19,6 +21,7 @@ from umbel.states import READY_STATES
 if TYPE_CHECKING:
     import asyncio
 
+logger = logging.getLogger(__name__)
 SLOW_LOOK: Final = 0.5
 """Seconds after which a waiter looks even if nobody woke it."""
 NEVER: Final = float("inf")
@@ -27,6 +30,12 @@ Bundle = DefaultSelector
 CHEAP_LOOK: Final = 0.005
 """A look that took more seconds than this is followed by a pause of its own length: news about
 one of ten thousand results must not keep a processor busy."""
+
+
+def check_timeout(timeout: float | None) -> None:
+    """`ValueError` for nan, which no time would ever reach."""
+    if timeout is not None and timeout != timeout:  # noqa: PLR0124  (nan)
+        raise ValueError(f"timeout must be a number of seconds; got {timeout!r}.")
 
 
 def wait_for_results(
@@ -150,6 +159,29 @@ def _finish(done: asyncio.Future[Any], error: BaseException | None, value: objec
         done.set_exception(error)
 
 
+class Afresh(Protocol):
+    """Something with a thread, which a forked process does not have."""
+
+    def start_afresh(self) -> None:
+        """In the child of a fork, before anything else runs there: no lock can be held yet."""
+        ...
+
+
+_of_this_process: Final[weakref.WeakSet[Afresh]] = weakref.WeakSet()
+
+
+def renew_in_children(part: Afresh) -> None:
+    """Have a part start afresh in each child, as long as it lives."""
+    _of_this_process.add(part)
+
+
+def _renew() -> None:
+    for part in list(_of_this_process):
+        part.start_afresh()
+
+
+os.register_at_fork(after_in_child=_renew)
+
 Watch = Callable[[StoredResult | None, BaseException | None], None]
 """Called in the background thread: with a task's end, or with why there will be none."""
 
@@ -159,11 +191,12 @@ class ResultWaiter:
 
     def __init__(self, results: Callable[[], ResultStore]) -> None:
         self._results = results
-        self._start_afresh()
+        self.start_afresh()
+        renew_in_children(self)
 
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+    def start_afresh(self) -> None:
+        """Nobody waits, and no thread runs."""
+        self._lock = threading.RLock()  # a signal handler may interrupt who holds it
         self._waiting: dict[str, list[Watch]] = {}
         self._nudge = -1
         self._closing = False
@@ -171,18 +204,16 @@ class ResultWaiter:
     def close(self) -> None:
         """Let the thread end; whoever still waits gets an `OperationalError`."""
         with self._lock:
-            if self._nudge >= 0 and self._pid == os.getpid():
+            if self._nudge >= 0:
                 self._closing = True
                 os.write(self._nudge, b"!")
 
     def watch(self, id: str, watch: Watch) -> None:
         """Call `watch`, once, when the task has ended."""
-        if self._pid != os.getpid():
-            self._start_afresh()  # the parent's thread is not in a forked process
         with self._lock:
-            self._waiting.setdefault(id, []).append(watch)
             if self._nudge < 0:
                 self._start()
+            self._waiting.setdefault(id, []).append(watch)
             os.write(self._nudge, b"!")
 
     def unwatch(self, id: str, watch: Watch) -> None:
@@ -211,8 +242,17 @@ class ResultWaiter:
             self.unwatch(id, watch)
 
     def _start(self) -> None:
-        nudged, self._nudge = os.pipe()
-        threading.Thread(target=self._run, args=(nudged,), name="umbel-waiter", daemon=True).start()
+        nudged, nudge = os.pipe()
+        thread = threading.Thread(
+            target=self._run, args=(nudged,), name="umbel-waiter", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            os.close(nudge)
+            os.close(nudged)
+            raise
+        self._nudge = nudge
 
     def _run(self, nudged: int) -> None:
         try:
@@ -226,7 +266,7 @@ class ResultWaiter:
             os.close(nudge)
             os.close(nudged)
             for watch in watches:
-                watch(None, error)
+                _tell(watch, None, error)
 
     def _serve(self, nudged: int) -> None:
         results = self._results()
@@ -259,4 +299,14 @@ class ResultWaiter:
                 with self._lock:
                     watches = self._waiting.pop(id, [])
                 for watch in watches:
-                    watch(stored, None)
+                    _tell(watch, stored, None)
+
+
+def _tell(watch: Watch, stored: StoredResult | None, error: BaseException | None) -> None:
+    try:
+        watch(stored, error)
+    except BaseException:  # SystemExit too: this thread is there for others as well
+        logger.exception(
+            "What was to be called at the end of task %s raised; other waits go on",
+            "?" if stored is None else stored.id,
+        )

@@ -253,8 +253,9 @@ class ResultSet(ResultBase, Generic[R]):
         on_interval: Callable[[], object] | None,
     ) -> Iterator[AsyncResult[R]]:
         """The members as they end; `TimeoutError` if not all of them do in time."""
-        from umbel.engines.waiting import wait_for_results
+        from umbel.engines.waiting import check_timeout, wait_for_results
 
+        check_timeout(timeout)
         unended = self._unended()
         waited_for = {id(m) for ids in unended.values() for ms in ids.values() for m in ms}
         yield from [member for member in self._leaves() if id(member) not in waited_for]
@@ -316,6 +317,10 @@ class ResultSet(ResultBase, Generic[R]):
         if disable_sync_subtasks:
             assert_will_not_block()
         import asyncio
+
+        from umbel.engines.waiting import check_timeout
+
+        check_timeout(timeout)
 
         async def arrive(members: list[AsyncResult[R]]) -> None:
             stored = await members[0].app.waiter.wait(members[0].id)

@@ -413,8 +413,9 @@ class AsyncResult(ResultBase, Generic[R]):
         on_interval: Callable[[], object] | None,
         on_message: Callable[[MetaDict], object] | None,
     ) -> None:
-        from umbel.engines.waiting import wait_for_results
+        from umbel.engines.waiting import check_timeout, wait_for_results
 
+        check_timeout(timeout)
         ends = wait_for_results(
             result_store(self.app),
             (self.id,),
@@ -466,6 +467,9 @@ class AsyncResult(ResultBase, Generic[R]):
     async def _await_end(self, timeout: float | None) -> None:
         import asyncio
 
+        from umbel.engines.waiting import check_timeout
+
+        check_timeout(timeout)
         if timeout is not None and timeout <= 0:
             await asyncio.to_thread(self._look)
         else:
