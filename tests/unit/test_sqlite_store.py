@@ -31,6 +31,7 @@ from umbel.engines.memory import MemoryEngine
 from umbel.engines.sqlite import SqliteEngine, checkpoint
 from umbel.engines.sqlite.checkpoint import LONG, Checkpointer, log_size
 from umbel.engines.sqlite.connection import FORMAT, open_connection
+from umbel.engines.sqlite.wake import Bell
 from umbel.exceptions import (
     ImproperlyConfigured,
     OperationalError,
@@ -818,3 +819,33 @@ def test_many_waiters_are_woken_with_few_descriptors(engine: SqliteEngine) -> No
     finally:
         for waker in wakers:
             waker.close()
+
+
+@pytest.mark.parametrize("where", ["open", "rename", "listen"])
+def test_a_signal_handler_that_raises_leaves_no_fifo_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    run = tmp_path / "run"
+    bell = Bell(run, "result")
+    bell.listen().close()
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    if where == "open":
+        monkeypatch.setattr(os, "open", stop)
+    elif where == "rename":
+        monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(Stop):
+        waker = bell.listen()
+        assert waker.fileno() >= 0
+        del waker  # as a frame does that is left before its try
+        stop()
+    monkeypatch.undo()
+    gc.collect()
+    assert list(run.iterdir()) == []
+    assert len(list(descriptors.iterdir())) == before

@@ -38,6 +38,8 @@ class FifoWaker:
         self._path = run_dir / f"{name}.fifo"
         self._owner = os.getpid()
         fresh = run_dir / f"new-{name}"
+        self._files = [fresh, self._path]
+        self._descriptor = -1
         try:
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.mkfifo(fresh, 0o600)
@@ -45,6 +47,7 @@ class FifoWaker:
             # reader before anybody sees its name: a visible one without is a dead one's.
             self._descriptor = os.open(fresh, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             fresh.rename(self._path)
+            self._files = [self._path]
         except OSError as error:
             raise OperationalError(f"Nothing can wait in {run_dir}: {error.strerror}.") from error
 
@@ -60,9 +63,18 @@ class FifoWaker:
     def close(self) -> None:
         """Remove the FIFO; in a forked child only its copy of the descriptor."""
         if os.getpid() == self._owner:
-            with contextlib.suppress(OSError):  # the folder may be gone, or be none any more
-                self._path.unlink()
-        os.close(self._descriptor)
+            for path in self._files:
+                with contextlib.suppress(OSError):  # the folder may be gone, or be none any more
+                    path.unlink()
+        self._files = []
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        """Close it, where a signal handler that raised kept its owner from doing so."""
+        if self._descriptor >= 0 or self._files:
+            self.close()
 
 
 class Bell:
