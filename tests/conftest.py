@@ -71,6 +71,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: a case that only --prove runs")
     # No deadline for an example: the machine may be busy, and a test's timeout bounds it anyway.
     examples = 2000 if config.getoption("prove") else 100
     hypothesis.settings.register_profile("umbel", deadline=None, max_examples=examples)
@@ -131,6 +132,10 @@ def record_proof(request: pytest.FixtureRequest) -> Iterator[RecordProof]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("prove"):
+        later = [item for item in items if item.get_closest_marker("full")]
+        if later:
+            config.hook.pytest_deselected(items=later)
+            items[:] = [item for item in items if item not in later]
         return
     proven = _read_proofs(config.getoption("proofs"))
     for item in items:

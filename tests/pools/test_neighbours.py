@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.conftest import RecordProof, Rounds
 from tests.faults import test_limits as in_prefork
@@ -20,7 +21,14 @@ from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLos
 
 LIMIT = 0.5
 GREENLETS = ["gevent", "eventlet"]
-MANY = ["threads", "asyncio", *GREENLETS]
+
+
+def full(*values: str) -> ParameterSet:
+    """A case that runs with the full counts only: the greenlets' like the threads', again."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+MANY = ["threads", "asyncio", *map(full, GREENLETS)]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -31,7 +39,9 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("pool", "task"),
     [
-        *((pool, task) for pool in ("threads", *GREENLETS) for task in HANGS),
+        *(("threads", task) for task in HANGS),
+        ("gevent", "hang_swallowing"),
+        *(full(pool, task) for pool in GREENLETS for task in HANGS),
         ("asyncio", "hang_awaiting"),
         ("asyncio", "hang_asleep"),
     ],
@@ -105,8 +115,9 @@ def test_who_is_interrupted_twice_runs_alone(project: Project) -> None:
 @pytest.mark.parametrize(
     ("pool", "task"),
     [
-        *((pool, task) for pool in MANY for task in ("hang_spinning", "hang_awaiting")),
-        *((pool, "hang_asleep") for pool in GREENLETS),
+        *((p, task) for p in ("threads", "asyncio") for task in ("hang_spinning", "hang_awaiting")),
+        ("gevent", "hang_spinning"),
+        *(full(p, t) for p in GREENLETS for t in ("hang_spinning", "hang_awaiting", "hang_asleep")),
     ],
 )
 def test_soft_limit_hits_one_slot(project: Project, pool: str, task: str) -> None:
