@@ -840,11 +840,14 @@ def test_a_signal_handler_that_raises_leaves_no_fifo_behind(
         monkeypatch.setattr(os, "open", stop)
     elif where == "rename":
         monkeypatch.setattr(Path, "rename", stop)
-    with pytest.raises(Stop):
+
+    def listen() -> None:
         waker = bell.listen()
         assert waker.fileno() >= 0
-        del waker  # as a frame does that is left before its try
-        stop()
+        stop()  # before the frame has come to its try
+
+    with pytest.raises(Stop):
+        listen()
     monkeypatch.undo()
     gc.collect()
     assert list(run.iterdir()) == []
