@@ -253,3 +253,47 @@ def test_the_tasks_own_options_apply() -> None:
 def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ImproperlyConfigured, match="task_time_limit"):
         App("typo", task_time_limt=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"a": float("nan")}},
+        {"headers": {"a": "\udcff"}},
+        {"headers": {"a": 1}, "task_id": "\udcff"},
+        {"stamps": {"a": float("nan")}},
+        {"shadow": "\udcff"},
+        {"argsrepr": "\udcff"},
+        {"parent_id": "\udcff"},
+        {"app_id": "\udcff"},
+        {"timestamp": float("nan")},
+        {"reply_to": 5},
+        {"ignore_result": "yes"},
+        {"ignore_result": 1},
+        {"priority": True},
+        {"priority": True, "shadow": "x"},
+    ],
+)
+def test_what_no_worker_could_read_is_not_sent(options: dict[str, Any]) -> None:
+    app = App("x", broker="memory://unreadable")
+    with pytest.raises((TypeError, ValueError), match="Nothing was queued"):
+        app.send_task("t", (1, 2), **options)
+    with pytest.raises((TypeError, ValueError), match="Nothing was queued"):
+        app.task(name="t")(print).apply_async((1, 2), **options)
+    assert [count.ready for count in app.engine.broker.counts()] == []
+
+
+@pytest.mark.parametrize("option", ["countdown", "eta", "expires", "time_limit", "timeout"])
+def test_a_number_beyond_all_floats_is_refused(option: str) -> None:
+    app = App("x", broker="memory://beyond")
+    with pytest.raises(ValueError, match=f"t: {option}.*Nothing was queued"):
+        app.send_task("t", **{option: 10**400})
+    for timeout in (float("nan"), float("inf"), -1, "5", True):
+        with pytest.raises(ValueError, match="t: timeout must be"):
+            app.send_task("t", timeout=timeout)
+    assert [count.ready for count in app.engine.broker.counts()] == []
+
+
+def test_a_setting_beyond_all_floats_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="task_time_limit must be a finite number"):
+        App("x", task_time_limit=10**400)

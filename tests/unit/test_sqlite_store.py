@@ -188,7 +188,8 @@ def test_an_older_format_is_brought_up_to_date(engine: SqliteEngine, path: Path)
     engine.close()
     connection = sqlite3.connect(path)
     today = connection.execute(schema).fetchall()
-    connection.execute("DROP TABLE schedule")  # as it was in format 1
+    for table in ("schedule", "workflow", "piece"):  # as it was in format 1
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version=1")
     connection.close()
     assert engine.state.schedules() == []
@@ -840,11 +841,14 @@ def test_a_signal_handler_that_raises_leaves_no_fifo_behind(
         monkeypatch.setattr(os, "open", stop)
     elif where == "rename":
         monkeypatch.setattr(Path, "rename", stop)
-    with pytest.raises(Stop):  # noqa: PT012  (the frame that is left is the point)
+
+    def listen() -> None:
         waker = bell.listen()
         assert waker.fileno() >= 0
-        del waker  # as a frame does that is left before its try
-        stop()
+        stop()  # before the frame has come to its try
+
+    with pytest.raises(Stop):
+        listen()
     monkeypatch.undo()
     gc.collect()
     assert list(run.iterdir()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,12 +15,18 @@ from umbel.message.task import Headers
 NOTHING_SENT = "Nothing was queued."
 
 
-def check_call(name: object, task_id: object, queue: object, priority: object) -> None:
+def check_call(
+    name: object, task_id: object, queue: object, priority: object, ignore_result: object
+) -> None:
     """`TypeError` or `ValueError` for an option that no worker could make sense of."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"A task is sent by its name, a text; got {name!r}. {NOTHING_SENT}")
-    if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
         check_priority(name, priority)
+    if ignore_result is not None and not isinstance(ignore_result, bool):
+        raise TypeError(
+            f"{name}: ignore_result must be True or False; got {ignore_result!r}. {NOTHING_SENT}"
+        )
     for option, value in (("task_id", task_id), ("queue", queue)):
         if value is not None and (not isinstance(value, str) or not value):
             raise TypeError(f"{name}: {option} must be text; got {value!r}. {NOTHING_SENT}")
@@ -45,7 +51,7 @@ def refuse_countdown(name: str, countdown: object) -> ValueError:
 
 def check_priority(name: object, priority: object) -> None:
     """`ValueError` for a priority that no engine has."""
-    if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+    if type(priority) is bool or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise ValueError(
             f"{name}: priority must be from 0 to 9, 9 the most urgent; got {priority!r}. "
             f"{NOTHING_SENT}"
@@ -81,6 +87,16 @@ def check_limits(name: str, hard: float | None, soft: float | None) -> None:
         )
 
 
+def check_timeout(name: str, options: Mapping[str, Any]) -> None:
+    """`ValueError` for a time to publish in that would never be over, or is none."""
+    for option in ("timeout", "confirm_timeout"):
+        value = options.get(option)
+        if value is not None and (not _is_finite(value) or not 0 <= value <= MAX_TIME):
+            raise ValueError(
+                f"{name}: {option} must be a number of seconds; got {value!r}. {NOTHING_SENT}"
+            )
+
+
 def check_time(
     name: str, option: str, value: object, convert: Callable[[Any], float | None]
 ) -> float | None:
@@ -104,4 +120,9 @@ MAX_TIME = 253_402_300_799.0
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

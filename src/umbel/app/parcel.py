@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from umbel.app.carried import carry
-from umbel.app.checks import NOTHING_SENT, check_headers, check_priority
+from umbel.app.checks import NOTHING_SENT, check_headers, check_priority, check_timeout
 from umbel.app.payload import seal, write_body
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError
@@ -52,6 +52,7 @@ def pack(
     """
     name, id = headers.task, headers.id
     queue = properties.delivery_info.routing_key
+    check_timeout(name, options)
     carried = carry(name, options)
     exchange = options.get("exchange") or ""
     key = queue if options.get("routing_key") is None else options["routing_key"]
@@ -101,6 +102,10 @@ def pack(
         except EncodeError as error:
             where = describe(error.path)
             raise EncodeError(f"{name}: {where}: {error.problem}. {NOTHING_SENT}") from None
+        try:
+            task_message.check_readable(payload)
+        except EncodeError as error:
+            raise EncodeError(f"{name}: {error}. {NOTHING_SENT}") from None
         return Message(tag, id, queue, seal(settings, payload, queue), priority, due)
 
     first = close(queue, properties.delivery_tag or "")

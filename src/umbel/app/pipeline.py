@@ -229,6 +229,8 @@ class Pipeline:
         except EncodeError as refusal:
             what = "return value" if request.retry is None else "arguments for the retry"
             error = _explain(steps.task, what, refusal)
+            if steps.task.secret:  # the place that it names may be a key
+                error = _redact(steps.task, request, error)
         if isinstance(error, Ignore):
             log_flow(request, error)
             request.end = (states.IGNORED, error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_hex
@@ -102,7 +103,7 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         queue = settings.task_default_queue
     if priority is None:
         priority = settings.task_default_priority or 0
-    check_call(name, task_id, queue, priority)
+    check_call(name, task_id, queue, priority, ignore_result)
     id = task_id or new_id()
     tag = f"{id}:{token_hex(4)}"
     parent = request.current.get()
@@ -178,9 +179,10 @@ def expiry_time(
 ) -> float:
     """Unix time of an expiry; a number or a timedelta is a duration from now."""
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    convert: Callable[[Any], float] = partial(unix_time, settings)
     if isinstance(seconds, (int, float)):
-        seconds = clock.time() + seconds
-    return check_time(name, "expires", seconds, partial(unix_time, settings)) or 0.0
+        convert = partial(operator.add, clock.time())
+    return check_time(name, "expires", seconds, convert) or 0.0
 
 
 def unix_time(settings: Settings, moment: Moment) -> float:

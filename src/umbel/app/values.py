@@ -129,8 +129,15 @@ def _number(value: Any, *, whole: bool) -> float | None:
     return None
 
 
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _check_range(name: str, number: float, origin: str) -> float:
-    if not math.isfinite(number):
+    if not _is_finite(number):
         raise _refuse(name, number, origin, "must be a finite number")
     if number < 0 and name not in NEGATIVE:
         raise _refuse(name, number, origin, "must not be negative")

@@ -182,6 +182,15 @@ def encode_open(
     })  # fmt: skip
 
 
+def check_readable(payload: bytes) -> None:
+    """`EncodeError` for a written message that could not be read: nan, half a character, a type."""
+    try:
+        msgspec.json.decode(payload)  # looks at the user's headers too
+        _decode_envelope(payload)
+    except _UNUSABLE as error:
+        raise EncodeError(f"no worker could read the message: {error}", str(error)) from None
+
+
 def decode_headers(payload: bytes | memoryview) -> Headers:
     """Only the headers, for whoever need not look at the arguments. `DecodeError` if unusable."""
     try:
