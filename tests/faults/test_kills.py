@@ -121,7 +121,7 @@ def test_kill_of_a_producer(project: Project, rounds: Rounds, record_proof: Reco
     for number in range(rounds(8, 200)):
         producer = project.producer()
         wait_until(partial(has_sent, project, f"p{number}.0"), "the producer's first job")
-        strike_at_random(project, 0.1)
+        strike_at_random(project, 0.3)
         producer.send_signal(signal.SIGKILL)
         producer.wait()
         project.note_kill("a producer", most=0)

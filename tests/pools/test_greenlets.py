@@ -107,17 +107,16 @@ def test_a_task_waits_for_others_in_its_own_process(worker: Worker) -> None:
 
 
 def test_tasks_wait_for_each_other_on_redis(
-    pool: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     try:
-        worker = Worker(tmp_path, "-P", pool, "-c", "4", module=MODULE, url=server.url)
+        worker = Worker(tmp_path, "-P", "gevent", "-c", "4", module=MODULE, url=server.url)
         results = [worker.send("add_elsewhere", 3) for _ in range(2)]
         assert [r.get(timeout=20) for r in results] == [[1, 1, 2, 2, 3, 3]] * 2
-        if pool == "gevent":
-            waiting = worker.app.send_task(f"{MODULE}.wait_for_nobody", soft_time_limit=0.3)
-            with pytest.raises(SoftTimeLimitExceeded):
-                waiting.get(timeout=5)
+        waiting = worker.app.send_task(f"{MODULE}.wait_for_nobody", soft_time_limit=0.3)
+        with pytest.raises(SoftTimeLimitExceeded):
+            waiting.get(timeout=5)
         worker.stop()
     finally:
         server.kill()

@@ -219,3 +219,24 @@ def test_many_coroutines_wait_together(tmp_path: Path) -> None:
     ends = [result.get(timeout=20) for result in results]
     assert max(ends) - start < 3.0
     worker.stop()
+
+
+def test_a_soft_limit_that_came_too_late_leaves_the_interpreter_as_it_was() -> None:
+    """A profiler, like coverage or a debugger, works after it."""
+    program = """
+import sys, threading
+from types import SimpleNamespace
+from umbel.pools.threads import call
+slot = SimpleNamespace(guard=threading.Lock(), thread=threading.get_ident(), inside=0, struck=0)
+slot.name_thread = lambda ident: None
+def task():
+    slot.struck = slot.inside  # as if the limit were struck at this moment
+    return "its value"
+assert call(slot, 1, task, (), {}) == "its value"
+calls = []
+sys.setprofile(lambda *event: calls.append(event[1]))
+(lambda: None)()
+sys.setprofile(None)
+assert "call" in calls
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=10, check=True)

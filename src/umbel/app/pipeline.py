@@ -228,9 +228,7 @@ class Pipeline:
                 return self._conclude_success(steps, message.headers, request, value)
         except EncodeError as refusal:
             what = "return value" if request.retry is None else "arguments for the retry"
-            error = _explain(steps.task, what, refusal)
-            if steps.task.secret:  # the place that it names may be a key
-                error = _redact(steps.task, request, error)
+            error = _explain(steps.task, request, what, refusal)
         if isinstance(error, Ignore):
             log_flow(request, error)
             request.end = (states.IGNORED, error)
@@ -448,6 +446,10 @@ def _text(text: str) -> str:
     return text[:500].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _explain(task: Task[..., Any], what: str, refusal: EncodeError) -> EncodeError:
+def _explain(
+    task: Task[..., Any], request: Request, what: str, refusal: EncodeError
+) -> BaseException:
     message = f"The {what} of {task.name} cannot be stored: {str(refusal).lstrip('.')}"
-    return EncodeError(message, refusal.problem, refusal.path, refusal.type_name)
+    error = EncodeError(message, refusal.problem, refusal.path, refusal.type_name)
+    # The place that it names may be a key of a secret mapping.
+    return (task.secret and _redact(task, request, error)) or error

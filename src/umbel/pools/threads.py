@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 _raise_in: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
 MAIN_THREAD: Final = threading.main_thread().ident or 0
-NOTHING: Final = ctypes.py_object()
-"""NULL: what was to be raised and has not been yet is not to be."""
+
+
+class CalledOffError(BaseException):
+    """Takes the place of what was to be raised in a thread and has not been yet."""
 
 
 class Threads:
@@ -194,7 +196,20 @@ def _leave(slot: Slot) -> None:
         struck = slot.inside and slot.inside == slot.struck
         slot.inside = 0
         if struck:
-            _raise_in(slot.thread, NOTHING)
+            _call_off()
+
+
+def _call_off() -> None:
+    """Let nothing that was to be raised in this thread be raised."""
+    # Raising nothing (NULL) would do it too, but CPython 3.11 takes back its note that something
+    # is to be raised only when something is: every step would be slow from then on, and a profiler
+    # would hang in its first call.
+    try:
+        _raise_in(threading.get_ident(), CalledOffError)
+        while True:  # it is raised at the end of a turn, if not before
+            pass
+    except CalledOffError:
+        pass
 
 
 def strike(slot: Slot) -> None:
