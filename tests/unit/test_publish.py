@@ -290,7 +290,7 @@ def test_a_number_beyond_all_floats_is_refused(option: str) -> None:
         app.send_task("t", **{option: 10**400})  # type: ignore[arg-type]  # any of these options
     for timeout in (float("nan"), float("inf"), -1, "5", True):
         with pytest.raises(ValueError, match="t: timeout must be"):
-            app.send_task("t", timeout=timeout)
+            app.send_task("t", timeout=timeout)  # type: ignore[arg-type]
     assert [count.ready for count in app.engine.broker.counts()] == []
 
 
