@@ -26,6 +26,14 @@ from umbel.result import EagerResult
 from umbel.testing import Harness
 
 app = App("flows")
+
+
+@pytest.fixture(autouse=True)
+def _current() -> None:
+    """Other tests have made theirs the current one."""
+    app.set_current()
+
+
 told: list[Any] = []
 
 
