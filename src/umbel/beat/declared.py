@@ -27,7 +27,7 @@ from umbel.exceptions import DecodeError, ImproperlyConfigured
 if TYPE_CHECKING:
     from umbel.app import App
 
-logger = logging.getLogger("umbel.beat")
+logger: logging.Logger = logging.getLogger("umbel.beat")
 
 ATTEMPTS: Final = 20
 """How often to look again when other schedulers change the same records."""

@@ -32,7 +32,7 @@ from umbel.exceptions import DecodeError, OperationalError
 if TYPE_CHECKING:
     from umbel.app import App
 
-logger = logging.getLogger("umbel.beat")
+logger: logging.Logger = logging.getLogger("umbel.beat")
 
 LOOK_EVERY: Final = 0.5
 """Longest sleep in seconds: so soon is an entry in force that somebody adds or edits."""

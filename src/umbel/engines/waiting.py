@@ -21,7 +21,7 @@ from umbel.states import READY_STATES
 if TYPE_CHECKING:
     import asyncio
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 SLOW_LOOK: Final = 0.5
 """Seconds after which a waiter looks even if nobody woke it."""
 NEVER: Final = float("inf")

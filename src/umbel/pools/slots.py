@@ -92,14 +92,14 @@ class Slot:
     def __init__(self, words: memoryview[int], record: int) -> None:
         self._words = words
         self._base = record * RECORD
-        self.inside = 0
+        self.inside: int = 0
         """The number of the delivery that is inside the user's function, else 0."""
-        self.struck = 0
+        self.struck: int = 0
         """The number of the delivery that was told of its soft limit."""
         self.coroutine: Interruptible | None = None
-        self.thread = 0
+        self.thread: int = 0
         """The thread that runs its function."""
-        self.guard = threading.Lock()
+        self.guard: threading.Lock = threading.Lock()
         """Held while `inside` changes, and while another thread acts on it."""
 
     def begin(self, number: int) -> None:
@@ -138,9 +138,9 @@ class Bench:
     def __init__(
         self, link: ChildEnd, slots: list[Slot], pipeline: Pipeline, pid: int, stacks: int
     ) -> None:
-        self.slots = slots
+        self.slots: list[Slot] = slots
         self.pipeline = pipeline
-        self.over = False
+        self.over: bool = False
         """Nothing more will come."""
         self._link = link
         self._stacks = stacks

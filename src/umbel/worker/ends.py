@@ -17,7 +17,7 @@ from umbel.worker.dispatch import Dispatcher
 from umbel.worker.gate import Gate, Held
 from umbel.worker.settle import Settler
 
-logger = logging.getLogger("umbel.worker")
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 INTERRUPTIONS: Final = 2
 """So often a task may be interrupted by what another one did to their process; then it is alone."""
