@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -25,6 +26,7 @@ AROUND = 8 * 3600
 that leave out a day."""
 DAY = 30 * 3600
 """The same for those."""
+NAIVE = datetime(2000, 1, 1)
 MINUTE = timedelta(minutes=1)
 ODD = (
     "America/New_York", "Europe/Berlin", "Asia/Shanghai", "Australia/Lord_Howe", "Pacific/Apia",
@@ -76,6 +78,16 @@ def fits(fields: Crontab, wall: datetime) -> bool:
     )
 
 
+def fits_line(line: CronSim, wall: datetime) -> bool:
+    """Whether the fields fit, as cronsim reads them."""
+    return (
+        wall.minute in line.minutes
+        and wall.hour in line.hours
+        and wall.month in line.months
+        and line.match_day(wall.date())
+    )
+
+
 def is_hourly(fields: Crontab, first: datetime, last: datetime) -> bool:
     """Whether the hour before `first`, those up to `last`, and the one that follows are named."""
     hours = {(first - timedelta(hours=1)).hour}
@@ -89,7 +101,11 @@ def is_hourly(fields: Crontab, first: datetime, last: datetime) -> bool:
     return hours <= fields.hour
 
 
-def walk(fields: Crontab, walls: list[tuple[int, datetime]]) -> list[int]:
+Fits = Callable[[datetime], bool]
+GoesOn = Callable[[datetime, datetime], bool]
+
+
+def walk(fits: Fits, goes_on: GoesOn, walls: list[tuple[int, datetime]]) -> list[int]:
     """The due times, by the stated rules."""
     due: list[int] = []
     twice: tuple[datetime, datetime] | None = None  # the wall's times that are just repeated
@@ -99,15 +115,15 @@ def walk(fields: Crontab, walls: list[tuple[int, datetime]]) -> list[int]:
             while one < wall:
                 missing.append(one)
                 one += MINUTE
-            made_up = any(fits(fields, one) for one in missing)
-            if made_up and not is_hourly(fields, missing[0], wall):
+            made_up = any(fits(one) for one in missing)
+            if made_up and not goes_on(missing[0], wall):
                 due.append(at)
                 continue
         elif wall < last + MINUTE:
             twice = (wall, last + MINUTE)
         if twice is not None and wall >= twice[1]:
             twice = None
-        if fits(fields, wall) and (twice is None or is_hourly(fields, *twice)):
+        if fits(wall) and (twice is None or goes_on(*twice)):
             due.append(at)
     return due
 
@@ -147,19 +163,23 @@ def check(
     ]
     count = 0
     for fields in crontabs:
-        expected = walk(fields, walls)
+        expected = walk(partial(fits, fields), partial(is_hourly, fields), walls)
         found = told(fields, zone, start, end)
         assert found == expected, (zone.key, fields, difference(found, expected, zone))
         count += len(found)
     for line in lines:
-        expected = []
-        for moment in CronSim(line, datetime.fromtimestamp(start, zone)):
-            if moment.timestamp() > end:
-                break
-            expected.append(int(moment.timestamp()))
+        goes_on = line.startswith("*") or line.split()[1].startswith("*")
+        expected = walk(partial(fits_line, CronSim(line, NAIVE)), lambda *_: goes_on, walls)  # noqa: B023
         found = told(cron(line), zone, start, end)
         assert found == expected, (zone.key, line, difference(found, expected, zone))
         count += len(found)
+        if (after - before).seconds % 3600 == 0:  # over other changes cronsim loses its way
+            theirs = []
+            for moment in CronSim(line, datetime.fromtimestamp(start, zone)):
+                if moment.timestamp() > end:
+                    break
+                theirs.append(int(moment.timestamp()))
+            assert found == theirs, (zone.key, line, difference(found, theirs, zone))
     return count
 
 

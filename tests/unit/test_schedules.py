@@ -361,3 +361,15 @@ def test_a_parser_of_one_field() -> None:
     assert crontab_parser(12, 1).parse("*/3") == {1, 4, 7, 10}
     with pytest.raises(crontab_parser.ParseException):
         crontab_parser(60).parse("60")
+
+
+def test_a_change_of_half_an_hour_ends_no_search() -> None:
+    """cronsim, told the zone, never comes to an end here."""
+    colombo = ZoneInfo("Asia/Colombo")  # half past midnight was midnight again
+    assert ticks(cron("*/20 1-3 * * *"), "2006-04-14T23:50", 2, colombo, "%d %H:%M") == [
+        "15 01:00", "15 01:20",
+    ]  # fmt: skip
+    lord_howe = ZoneInfo("Australia/Lord_Howe")  # two o'clock was half past one again
+    assert ticks(cron("*/30 3 * * *"), "2026-04-05T00:00", 2, lord_howe, "%d %H:%M") == [
+        "05 03:00", "05 03:30",
+    ]  # fmt: skip

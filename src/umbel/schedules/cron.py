@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.schedules.base import BaseSchedule
+from umbel.schedules.zones import first_due
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -20,6 +21,11 @@ NICKNAMES: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+
+
+EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  (times on the wall)
+YEARS: Final = 51
+"""cronsim looks 50 years ahead."""
 
 
 class cron(BaseSchedule):  # noqa: N801  (beside crontab)
@@ -52,19 +58,27 @@ class cron(BaseSchedule):  # noqa: N801  (beside crontab)
                 "month, month, day of the week (before them perhaps a second); or it is one of "
                 f"{', '.join(NICKNAMES)}."
             ) from None
+        minute, hour, *rest = self._fields.split()
+        # Debian's rule; with seconds there is none.
+        self._goes_on = minute.startswith("*") or hour.startswith("*") or len(rest) == 4
 
     def next_tick(self, after: float, zone: tzinfo | None = None) -> float | None:
         """The first due time after a Unix time."""
+        return first_due(zone or self.tz, after, YEARS, self._match, lambda *_: self._goes_on)
+
+    def _match(self, first: int, last: int) -> int | None:
+        """The first wall second since 1970 from `first` on, and before `last`, that fits.
+
+        Told without a zone: over some changes of half an hour cronsim never comes to an end.
+        """
         from cronsim import CronSim
 
-        zone = zone or self.tz
-        if getattr(zone, "key", None) == "UTC":
-            zone = UTC
-        for moment in CronSim(self._fields, datetime.fromtimestamp(after, zone)):
-            due = moment.timestamp()
-            if due > after:  # in the second of two like hours it tells those of the first again
-                return due
-        return None
+        before = EPOCH + timedelta(seconds=first - 1)
+        found = next(CronSim(self._fields, before), None)
+        if found is None:
+            return None
+        second = round((found - EPOCH).total_seconds())
+        return second if second < last else None
 
     def __repr__(self) -> str:
         return f"<cron: {self.line}>"

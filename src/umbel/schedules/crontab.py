@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.schedules.base import BaseSchedule
-from umbel.schedules.zones import Span, spans
+from umbel.schedules.zones import first_due
 
 if TYPE_CHECKING:
     from umbel.app import App
@@ -90,34 +89,16 @@ class crontab(BaseSchedule):  # noqa: N801  (Celery's name)
 
     def next_tick(self, after: float, zone: tzinfo | None = None) -> float | None:
         """The first due time after a Unix time."""
-        for span in spans(zone or self.tz, after, YEARS):
-            due = self._first_of(span, after)
-            if due is not None:
-                return due
-        return None
+        return first_due(zone or self.tz, after, YEARS, self._match, self._is_hourly)
 
-    def _first_of(self, span: Span, after: float) -> float | None:
-        """The first due time of a span that is after a Unix time."""
-        start, end, offset, before = span
-        # Minutes of local time since 1970, as the clock on the wall shows them.
-        first = math.floor((after + offset) / 60) + 1
-        if offset != before:
-            left, came = (math.ceil((start + shown) / 60) for shown in (before, offset))
-            first = max(first, came)
-            hourly = self._is_hourly(min(left, came), max(left, came))
-            if left < came and start > after and not hourly:
-                if self._first_match(left, came) is not None:
-                    return start
-            elif came < left and not hourly:
-                first = max(first, left)
-        elif start > after:
-            first = math.ceil((start + offset) / 60)
-        found = self._first_match(first, math.ceil((end + offset) / 60))
-        return None if found is None else float(found * 60 - offset)
+    def _match(self, first: int, last: int) -> int | None:
+        """The first wall second since 1970 from `first` on, and before `last`, that fits."""
+        found = self._first_match(-(-first // 60), -(-last // 60))
+        return None if found is None else found * 60
 
     def _is_hourly(self, first: int, last: int) -> bool:
         """Whether each hour is named from the one before `first` to the one that follows `last`."""
-        hours = range(first // 60 - 1, -(-last // 60) + 1)
+        hours = range(first // 3600 - 1, -(-last // 3600) + 1)
         return all(hour % 24 in self.hour for hour in hours)
 
     def _first_match(self, first: int, last: int) -> int | None:

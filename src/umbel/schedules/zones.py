@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timezone, tzinfo
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -22,6 +23,45 @@ class Span(NamedTuple):
     """Seconds east of UTC."""
     before: int
     """The offset of the span before."""
+
+
+Match = Callable[[int, int], int | None]
+"""The first time on the wall, in seconds since 1970, from one on and before another, that fits."""
+
+
+def first_due(
+    zone: tzinfo, after: float, years: int, match: Match, goes_on: Callable[[int, int], bool]
+) -> float | None:
+    """The first due time after a Unix time, of what is told by the clock on the wall.
+
+    Where the clocks change, `goes_on` says, of the wall's times before and after, whether all times
+    that there are count, and only those. Else a time that is left out is made up for at the end of
+    the gap, and one that comes twice counts the first time.
+    """
+    for span in spans(zone, after, years):
+        due = _first_of(span, after, match, goes_on)
+        if due is not None:
+            return due
+    return None
+
+
+def _first_of(
+    span: Span, after: float, match: Match, goes_on: Callable[[int, int], bool]
+) -> float | None:
+    start, end, offset, before = span
+    first = math.floor(after + offset) + 1
+    if offset != before:
+        left, came = (math.ceil(start + shown) for shown in (before, offset))
+        first = max(first, came)
+        if not goes_on(min(left, came), max(left, came)):
+            if left < came and start > after and match(left, came) is not None:
+                return start
+            if came < left:
+                first = max(first, left)
+    elif start > after:
+        first = math.ceil(start + offset)
+    found = match(first, math.ceil(end + offset))
+    return None if found is None else float(found - offset)
 
 
 def spans(zone: tzinfo, after: float, years: int) -> Iterator[Span]:
