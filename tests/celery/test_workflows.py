@@ -11,6 +11,7 @@ from typing import Any
 
 import celery
 import celery.canvas
+import celery.signals
 import hypothesis
 import pytest
 from celery.contrib.testing.worker import start_worker
@@ -34,10 +35,17 @@ def theirs() -> Iterator[celery.Celery]:
         broker_transport_options={"polling_interval": 0.001}, worker_hijack_root_logger=False
     )
     ours.define(app)
+    # Its worker would set the level of the root logger for every test that follows.
+    celery.signals.setup_logging.connect(leave_logging_alone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with start_worker(app, pool="solo", perform_ping_check=False, loglevel="CRITICAL"):
+        with start_worker(app, pool="solo", perform_ping_check=False):
             yield app
+    celery.signals.setup_logging.disconnect(leave_logging_alone)
+
+
+def leave_logging_alone(**_: object) -> None:
+    """Set up no logging: whoever is connected to the signal has done it."""
 
 
 def is_agreed(node: Node) -> bool:

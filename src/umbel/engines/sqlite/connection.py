@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 FORMAT: Final = 3
 """The store's format version, kept as `PRAGMA user_version`."""
-UPGRADES: Final = {
+UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     1: ("schedule", "schedule_due"),
     2: ("workflow", "workflow_expires", "piece"),
 }
