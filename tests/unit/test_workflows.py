@@ -28,12 +28,6 @@ from umbel.testing import Harness
 app = App("flows")
 
 
-@pytest.fixture(autouse=True)
-def _current() -> None:
-    """Other tests have made theirs the current one."""
-    app.set_current()
-
-
 told: list[Any] = []
 
 
@@ -996,3 +990,18 @@ def test_the_graph_of_an_eager_call_is_the_call() -> None:
     result = echo.apply((1,))
     assert isinstance(result, EagerResult)
     assert list(result.graph) == list(result.build_graph()) == [result]
+
+
+def test_results_are_of_the_app_that_sends_and_not_of_the_current_one(umbel: Harness) -> None:
+    """The current app may keep no results, or other ones."""
+    with App("another", broker="memory://another"):
+        results: list[Any] = [
+            (add.s(1, 2) | add.s(3))(),
+            group(add.s(1), add.s(2))(3),
+            chord([add.s(1, 1)])(total.s()),
+            chord([add.s(1, 1)], total.s())(),
+            chunk_sums(),
+        ]
+    assert [result.app for result in results] == [app] * len(results)
+    assert results[2].parent.app is app
+    umbel.run()

@@ -28,7 +28,7 @@ from umbel.canvas.plan import (
     join_steps,
     rest_of,
 )
-from umbel.canvas.signatures import Signature, listed
+from umbel.canvas.signatures import Signature, listed, maybe_signature
 from umbel.canvas.workflows import is_empty
 from umbel.engines.broker import Chord, Kept, Message, Part, StoredResult, Workflow
 from umbel.exceptions import EncodeError, ImproperlyConfigured
@@ -367,7 +367,7 @@ def _copy(
     if sig.subtask_type == "chord":
         body = kwargs.pop("body", None)
         if body is not None:
-            copied.kwargs["body"] = Signature.from_dict(body).clone()
+            copied.kwargs["body"] = maybe_signature(body, copied.app, clone=True)
         if copied.kwargs["body"] is None:
             raise TypeError("A chord needs a body: chord(header)(body). Nothing was queued.")
     _set_options(copied, {key: value for key, value in options.items() if value is not None})
