@@ -236,3 +236,19 @@ def test_nor_are_those_that_are_not_json(app: App, accepted: bool) -> None:
         assert shown["args"] == (["ann", "********"] if readable else None)
         assert json.loads(waiting.payload)["body"] not in str(shown["payload"])
         assert readable or sent.id in shown["payload"]
+
+
+def test_a_handler_that_raises_does_not_tell(
+    app: App, umbel: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Careless(Task[..., Any]):
+        def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            raise ValueError(f"not so: {kwargs['password']}")
+
+    @app.task(name="careless", base=Careless, secret=("password",))
+    def careless(password: str) -> None: ...
+
+    careless.delay(password=SECRET)
+    umbel.run()
+    assert "its on_success handler raised" in caplog.text
+    assert SECRET not in caplog.text

@@ -172,10 +172,14 @@ class Steps:
         try:
             handler(*args)
         except BaseException as error:  # SystemExit too: the outcome stands
-            task = self.task
+            task, shown = self.task, error
+            if task.secret:
+                from umbel.app.redaction import conceal
+
+                shown = conceal(task, request.args or (), request.kwargs or {}, error)
             logger.exception(
                 "Task %s[%s]: its %s handler raised; how the task ended stays as it is",
-                task.name, request.id, name,
+                task.name, request.id, name, exc_info=shown,
             )  # fmt: skip
             signals.task_internal_error.send(
                 task,
@@ -183,9 +187,9 @@ class Steps:
                 args=request.args,
                 kwargs=request.kwargs,
                 request=request,
-                exception=error,
-                traceback=error.__traceback__,
-                einfo=ExceptionInfo(error),
+                exception=shown,
+                traceback=shown.__traceback__,
+                einfo=ExceptionInfo(shown),
             )
 
 
