@@ -71,7 +71,7 @@ def collect_names(app: App, *, tasks: bool) -> dict[str, Any]:
     names: dict[str, Any] = {"app": app, "celery": app, "Task": umbel.Task}
     names |= {name: getattr(umbel, name) for name in WORKFLOWS if name in umbel.__all__}
     if tasks:
-        own = (task for task in app.tasks.values() if not task.name.startswith("celery."))
+        own = (app.tasks[name] for name in app.tasks.own())
         names |= {task.__name__: task for task in own}
     return names
 
