@@ -76,6 +76,20 @@ def fork_and_wait(folder: str, seconds: float) -> int:
 
 
 @app.task
+def fork_a_short_life() -> int:
+    """The forked process has ended before fork() returns in its parent."""
+
+    def wait_for_its_end() -> None:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # it can be waited for again
+
+    os.register_at_fork(after_in_parent=wait_for_its_end)
+    pid = os.fork()
+    if not pid:
+        os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@app.task
 def nap_and_note(path: str, seconds: float) -> int:
     time.sleep(seconds)
     with Path(path).open("a") as file:

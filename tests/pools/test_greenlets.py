@@ -166,6 +166,15 @@ def test_a_fork_takes_no_tasks_and_runs_no_neighbours(worker: Worker, tmp_path: 
     assert notes.read_text().splitlines() == [f"{pid}"] * 13
 
 
+@pytest.mark.parametrize("name", POOLS)
+def test_a_forked_process_that_ends_at_once_is_waited_for(name: str, tmp_path: Path) -> None:
+    worker = Worker(tmp_path, "-P", name, "-c", "2", module=MODULE)
+    try:
+        assert worker.run("fork_a_short_life") == 3
+    finally:
+        worker.stop()
+
+
 # --------------------------------------------------------------------------------------- own pools
 
 OWN_POOL = '''

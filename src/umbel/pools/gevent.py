@@ -12,6 +12,9 @@ from greenlet import greenlet
 from umbel.pools.greenlets import Greenlets
 
 monkey.patch_all()
+# gevent does so when it first watches over a process, just after the fork: the end of one that is
+# gone by then would never be told.
+gevent.get_hub().loop.install_sigchld()
 
 
 class Gevent(Greenlets):
