@@ -78,7 +78,7 @@ def fetch(name: str, timeout: float) -> object:
 
 def publish_many(first: int, etas: Sequence[float]) -> None:
     """Queue one no-op task for each of `etas` (seconds since the epoch), numbered from `first`."""
-    from umbel.app.publish import build_message
+    from umbel.app.sending.publish import build_message
 
     for start in range(0, len(etas), 500):
         app.engine.broker.publish(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         uuid,
     )
     from umbel.app import App as Celery
-    from umbel.app.queues import Exchange, Queue, binding
+    from umbel.app.sending.queues import Exchange, Queue, binding
     from umbel.canvas import (
         Signature,
         chain,
@@ -85,7 +85,7 @@ __version__ = f"{VERSION.major}.{VERSION.minor}.{VERSION.micro}"
 VERSION_BANNER = f"{__version__} ({SERIES})"
 
 _HOMES = {
-    **{name: ("umbel.app.queues", name) for name in ("Exchange", "Queue", "binding")},
+    **{name: ("umbel.app.sending.queues", name) for name in ("Exchange", "Queue", "binding")},
     **{name: ("umbel.result", name) for name in ("AsyncResult", "GroupResult")},
     **{
         name: ("umbel.canvas", name)

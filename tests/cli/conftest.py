@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import pytest
 
 from umbel import cli
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.engines.broker import Bury, Settlement
 from umbel.engines.sqlite import SqliteEngine
 from umbel.engines.state import WorkerRecord

@@ -48,7 +48,7 @@ def swap_lua(name: str, right: str, wrong: str) -> None:
 @plant
 def early_ack() -> None:
     """Every message is acknowledged before its task runs."""
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
     swap(Settings, "task_acks_late", False)
 
@@ -479,7 +479,7 @@ def retry_as_message() -> None:
 @plant
 def retry_by_exception() -> None:
     """Only a Retry that leaves the function counts."""
-    from umbel.app.pipeline import Pipeline
+    from umbel.app.execution.pipeline import Pipeline
     from umbel.exceptions import Retry
 
     conclude = Pipeline._conclude

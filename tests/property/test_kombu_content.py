@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError
 from umbel.message import content
 from umbel.message import task as task_message

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.engines.broker import Message
 from umbel.exceptions import DecodeError
 from umbel.message import task as task_message

@@ -28,10 +28,10 @@ from tests.surface.verdicts import (
     judge_setting,
 )
 from umbel import App
-from umbel.app.options import SendOptions, TaskOptions
 from umbel.app.request import Request
-from umbel.app.settings import Settings
-from umbel.app.spelling import resolve
+from umbel.app.sending.options import SendOptions, TaskOptions
+from umbel.app.settings.spelling import resolve
+from umbel.app.settings.table import Settings
 from umbel.app.task import Task
 from umbel.cli import COMMANDS, commands
 from umbel.result import AsyncResult, EagerResult, ResultSet

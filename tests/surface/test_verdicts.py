@@ -13,8 +13,8 @@ from tests.surface.evidence import is_command
 from tests.surface.table import Row, rows
 from tests.surface.verdicts import OF_COMMANDS
 from umbel import App, Task
-from umbel.app import carried
-from umbel.app.names import KNOWN
+from umbel.app.sending import carried
+from umbel.app.settings.names import KNOWN
 from umbel.cli import commands, worker_options
 from umbel.cli.invocation import Invocation
 from umbel.cli.worker import tell_of_idle_options

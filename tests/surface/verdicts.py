@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from umbel.app import carried, refusals, task
-from umbel.app.names import KNOWN
+from umbel.app import refusals, task
+from umbel.app.sending import carried
+from umbel.app.settings.names import KNOWN
 from umbel.canvas import signatures
 from umbel.cli.absent import ABSENT as COMMANDS
 from umbel.cli.worker import IDLE_OPTIONS

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from umbel import App, AsyncResult, Exchange, Queue
-from umbel.app.batch import SIZE
+from umbel.app.sending.batch import SIZE
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, OperationalError, PartlySentError
 from umbel.message import task as task_message

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from umbel import App
-from umbel.app.sending import Sender
+from umbel.app.sending.sender import Sender
 from umbel.engines import urls
 from umbel.engines.broker import Message
 from umbel.engines.waiting import ResultWaiter

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.exceptions import (
     ContentDisallowed,
     DecodeError,

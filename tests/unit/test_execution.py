@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from umbel import App, AsyncResult, Task, signals, states
-from umbel.app.steps import ExceptionInfo, retry_delay
+from umbel.app.execution.steps import ExceptionInfo, retry_delay
 from umbel.exceptions import Ignore, Reject, Retry
 from umbel.testing import Harness
 

@@ -14,7 +14,7 @@ import pytest
 
 from umbel import App, Task, clock, exceptions, shared_task
 from umbel.app.current import State
-from umbel.app.publish import build_message
+from umbel.app.sending.publish import build_message
 from umbel.exceptions import EncodeError, ImproperlyConfigured, NotRegistered, UmbelError
 from umbel.testing import Harness
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from umbel.app.outcome import FollowUp, Outcome
+from umbel.app.execution.outcome import FollowUp, Outcome
 from umbel.pools.link import RETIRE, ChildEnd, SupervisorEnd
 
 

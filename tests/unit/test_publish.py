@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from umbel import App, Queue, clock
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
 from umbel.testing import Harness

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from umbel import App, Task
-from umbel.app.pipeline import Pipeline
-from umbel.app.publish import build_message
+from umbel.app.execution.pipeline import Pipeline
 from umbel.app.request import Request
+from umbel.app.sending.publish import build_message
 from umbel.message import task as task_message
 
 app = App("requests")

@@ -383,7 +383,7 @@ def test_what_cannot_be_done_fails_the_attempt_by_name(
 def test_options_of_publishing_have_no_effect_and_that_is_said(
     umbel: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from umbel.app import follow_up
+    from umbel.app.execution import retries as follow_up
 
     follow_up._told.clear()
     given = {"retry": True, "retry_policy": {}, "timeout": 3, "add_to_parent": True}

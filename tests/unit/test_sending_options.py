@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from umbel import App, AsyncResult, Queue, Task
-from umbel.app import batch, carried
-from umbel.app.options import RetryPolicy
+from umbel.app.sending import batch, carried
+from umbel.app.sending.options import RetryPolicy
 from umbel.exceptions import EncodeError, OperationalError
 from umbel.message import task as task_message
 from umbel.result import many, single
@@ -95,7 +95,7 @@ def test_a_header_that_is_none_is_as_if_it_were_not_given() -> None:
 
 
 def test_a_rare_option_leaves_the_others_alone() -> None:
-    """They go another way then (`umbel.app.parcel`)."""
+    """They go another way then (`umbel.app.sending.parcel`)."""
     before = time.time()
     add.apply_async(
         (1,), shadow="s", countdown=60, priority=7, expires=90, time_limit=9,

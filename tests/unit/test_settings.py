@@ -14,9 +14,9 @@ import pytest
 
 from tests.unit.celery_settings import DOCUMENTED_ONLY, NAMES
 from umbel import App
-from umbel.app.names import KNOWN
-from umbel.app.settings import Settings, UnreadSettings
-from umbel.app.spelling import old_name
+from umbel.app.settings.names import KNOWN
+from umbel.app.settings.spelling import old_name
+from umbel.app.settings.table import Settings, UnreadSettings
 from umbel.engines.urls import mask
 from umbel.exceptions import ImproperlyConfigured
 

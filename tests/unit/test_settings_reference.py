@@ -5,24 +5,24 @@ from pathlib import Path
 import pytest
 
 from umbel import App
-from umbel.app import keywords, reference
-from umbel.app.compat import DIFFERENCES
-from umbel.app.names import KNOWN
-from umbel.app.settings import Settings
+from umbel.app.settings import keywords, reference
+from umbel.app.settings.compat import DIFFERENCES
+from umbel.app.settings.names import KNOWN
+from umbel.app.settings.table import Settings
 from umbel.exceptions import ImproperlyConfigured
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "settings.md"
-KEYWORDS = ROOT / "src" / "umbel" / "app" / "keywords.py"
+KEYWORDS = ROOT / "src" / "umbel" / "app" / "settings" / "keywords.py"
 
 
 def test_the_page_is_what_the_tables_say() -> None:
-    command = "python -m umbel.app.reference > docs/reference/settings.md"
+    command = "python -m umbel.app.settings.reference > docs/reference/settings.md"
     assert PAGE.read_text() == reference.write_reference(), f"It is stale: run {command}"
 
 
 def test_the_types_are_what_the_tables_say() -> None:
-    command = "python -m umbel.app.reference keywords > src/umbel/app/keywords.py"
+    command = "python -m umbel.app.settings.reference keywords > src/umbel/app/settings/keywords.py"
     assert KEYWORDS.read_text() == reference.write_keywords(), f"It is stale: run {command}"
 
 
@@ -32,7 +32,7 @@ def test_each_setting_with_an_effect_is_explained_once() -> None:
     }
     assert [name for name in Settings.__annotations__ if not texts.get(name)] == []
     both = [name for name in Settings.__annotations__ if name in KNOWN]
-    assert both == [], "These have an effect now: take them out of umbel/app/names.py"
+    assert both == [], "These have an effect now: take them out of umbel/app/settings/names.py"
 
 
 def test_the_differences_are_of_settings_that_there_are() -> None:

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from umbel import App, Task
-from umbel.app.publish import build_message
-from umbel.app.settings import Settings
+from umbel.app.sending.publish import build_message
+from umbel.app.settings.table import Settings
 from umbel.engines.broker import Message
 from umbel.exceptions import ImproperlyConfigured, SecurityError
 from umbel.message import task as task_message

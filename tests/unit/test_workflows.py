@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from umbel import App, AsyncResult, GroupResult, Signature, Task, chain, chord, group, states
-from umbel.app.workflow import LARGE
+from umbel.app.sending.workflow import LARGE
 from umbel.engines.memory import MemoryEngine
 from umbel.exceptions import (
     ChordError,

@@ -32,7 +32,7 @@ from umbel.app.location import locate_store
 from umbel.app.naming import importable_name, main_module
 from umbel.app.refusals import ARGUMENTS, CLASSES, NAMES
 from umbel.app.registry import TaskRegistry
-from umbel.app.settings import Settings, UnreadSettings
+from umbel.app.settings.table import Settings, UnreadSettings
 from umbel.app.shared import Sharing, share, sharings
 from umbel.app.task import AsyncTask, Task, make_task, stack_level, warn_of_near_misses
 from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from umbel.app.connection import Connection
-    from umbel.app.keywords import AppSettings
-    from umbel.app.options import SendOptions, TaskOptions
-    from umbel.app.routing import Amqp
-    from umbel.app.sending import Sender
+    from umbel.app.sending.options import SendOptions, TaskOptions
+    from umbel.app.sending.routing import Amqp
+    from umbel.app.sending.sender import Sender
+    from umbel.app.settings.keywords import AppSettings
     from umbel.beat.schedules import Schedules
     from umbel.canvas import Signature
     from umbel.engines.broker import HistoryEntry, Message, Workflow
@@ -93,7 +93,7 @@ class App:
     `main` names the app and takes the place of `__main__` in task names; `broker` is a URL, by
     default the embedded store, and `backend` where results are kept (`result_backend`). The
     configuration is `config_source`, as for `config_from_object`, with its `namespace`;
-    `changes` and further keywords are settings (`umbel.app.settings`) and outweigh it. Type
+    `changes` and further keywords are settings (`umbel.app.settings.table`) and outweigh it. Type
     checkers know keywords by the settings' own names; old names are better in `changes`.
     """
 
@@ -699,7 +699,7 @@ class App:
     @property
     def timezone(self) -> tzinfo:
         """The setting `timezone`; UTC by default."""
-        from umbel.app.zones import zone_of
+        from umbel.app.settings.zones import zone_of
 
         return zone_of(self.conf)
 
@@ -710,7 +710,7 @@ class App:
 
     def now(self) -> datetime:
         """The time, in the app's zone."""
-        from umbel.app.zones import now
+        from umbel.app.settings.zones import now
 
         return now(self.conf)
 
@@ -758,8 +758,8 @@ class App:
 
         If it is known here, its own options are the defaults.
         """
-        from umbel.app.publish import build_message
-        from umbel.app.routing import route
+        from umbel.app.sending.publish import build_message
+        from umbel.app.sending.routing import route
 
         task = options.get("task_type")
         if task is None:
@@ -769,7 +769,7 @@ class App:
         final = route(self, name, args, kwargs, task, options)
         message = build_message(self.conf, name, args, kwargs, task, by_name=True, **final)
         if self.conf.task_always_eager and name in self.tasks:
-            from umbel.app.eager import run_eagerly
+            from umbel.app.execution.eager import run_eagerly
 
             return run_eagerly(self, name, message)
         return self.publish(message, ignored=bool(options.get("ignore_result")))
@@ -783,7 +783,7 @@ class App:
         from umbel.result import AsyncResult
 
         if type(message) is not Message:
-            from umbel.app.batch import publish
+            from umbel.app.sending.batch import publish
 
             return publish(self, (message,), ignored=ignored)[0]
         timeout = self.conf.task_publish_timeout
@@ -791,7 +791,7 @@ class App:
         try:
             self.engine.broker.publish((message,), timeout=timeout)
         except OperationalError as error:
-            from umbel.app.batch import try_again
+            from umbel.app.sending.batch import try_again
 
             try_again(self, (message,), {}, end, error)
         result: Result[Any] = AsyncResult(
@@ -805,7 +805,7 @@ class App:
 
     async def apublish(self, message: Message, *, ignored: bool = False) -> AsyncResult[Any]:
         """`publish` for coroutines; concurrent calls travel in one batch."""
-        from umbel.app.batch import apublish
+        from umbel.app.sending.batch import apublish
 
         return (await apublish(self, (message,), ignored=ignored))[0]
 
@@ -813,7 +813,7 @@ class App:
     def sender(self) -> Sender:
         """What publishes for coroutines."""
         if self._sender is None:
-            from umbel.app.sending import Sender
+            from umbel.app.sending.sender import Sender
 
             self._sender = Sender(lambda: self.engine.broker)
         return self._sender
@@ -822,7 +822,7 @@ class App:
     def amqp(self) -> Amqp:
         """The queues that the app knows: `app.amqp.queues`, to be read only."""
         if self._amqp is None:
-            from umbel.app.routing import Amqp
+            from umbel.app.sending.routing import Amqp
 
             self._amqp = Amqp(self.conf)
         return self._amqp
@@ -905,7 +905,7 @@ class App:
         """Send a workflow; what `Signature.apply_async` is made of."""
         if self.conf.task_always_eager:
             return self.apply_workflow(sig, args, kwargs, options, None)
-        from umbel.app.workflow import send
+        from umbel.app.sending.workflow import send
 
         return send(self, sig, args, kwargs, options)
 
@@ -931,13 +931,13 @@ class App:
         throw: bool | None,
     ) -> Any:
         """Run a workflow in this process; what `Signature.apply` is made of."""
-        from umbel.app.eager import apply_workflow
+        from umbel.app.execution.eager import apply_workflow
 
         return apply_workflow(self, sig, args, kwargs, options, throw=throw)
 
     def end_workflow(self, payload: bytes, record: ErrorRecord, state: str) -> Workflow | None:
         """What it means for its workflow that a message is not run."""
-        from umbel.app.following import after_end
+        from umbel.app.execution.following import after_end
 
         return after_end(self, payload, record, state)
 

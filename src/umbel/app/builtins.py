@@ -39,7 +39,7 @@ def add_builtins(app: App) -> None:
         errback: dict[str, Any], payload: str, error: dict[str, Any], traceback: str | None
     ) -> None:
         """Call an errback that wants to know more than the failed task's id."""
-        from umbel.app.errbacks import call
+        from umbel.app.execution.errbacks import call
 
         call(app, errback, payload, error, traceback)
 

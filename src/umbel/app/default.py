@@ -10,7 +10,7 @@ import os
 import sys
 
 from umbel.app.app import App
-from umbel.app.sources import CONFIG_VARIABLES, import_source
+from umbel.app.settings.sources import CONFIG_VARIABLES, import_source
 
 _name = next(filter(None, map(os.environ.get, CONFIG_VARIABLES)), "celeryconfig")
 _source = import_source(_name)

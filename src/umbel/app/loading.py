@@ -122,7 +122,7 @@ def configured_app(folder: Path) -> tuple[str, Path] | None:
 
 def has_configuration(folder: Path) -> bool:
     """Whether a variable names a configuration module, or there is one where Celery 3 looked."""
-    from umbel.app.sources import CONFIG_VARIABLES
+    from umbel.app.settings.sources import CONFIG_VARIABLES
 
     if any(os.environ.get(variable) for variable in CONFIG_VARIABLES):
         return True

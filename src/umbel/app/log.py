@@ -23,7 +23,7 @@ from umbel.app.refusals import refuse_names
 from umbel.app.request import Request, current
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
 __all__ = ["ColorFormatter", "JsonFormatter", "LoggingProxy", "TaskFormatter"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 if TYPE_CHECKING:
-    from umbel.app.options import ManyOptions
+    from umbel.app.sending.options import ManyOptions
     from umbel.app.task import Task
     from umbel.result import AsyncResult
 
@@ -87,13 +87,13 @@ class Many(Generic[R]):
         is queued, and else `PartlySentError`, whose `results` are those of the first items, which
         are.
         """
-        from umbel.app.batch import build_many, publish
+        from umbel.app.sending.batch import build_many, publish
 
         task = cast("Task[..., Any]", self)
         app = task.app
         messages = list(build_many(task, items, kwargs, options))
         if app.conf.task_always_eager:
-            from umbel.app.eager import run_eagerly
+            from umbel.app.execution.eager import run_eagerly
 
             return [run_eagerly(app, task.name, message) for message in messages]
         return publish(app, messages, ignored=task.ignores_result(options.get("ignore_result")))
@@ -139,13 +139,13 @@ class Many(Generic[R]):
         self, items: Iterable[Args], kwargs: dict[str, Any] | None = None, **options: Any
     ) -> list[AsyncResult[R]]:
         """`apply_many` for coroutines: the event loop goes on meanwhile."""
-        from umbel.app.batch import abuild_many, apublish
+        from umbel.app.sending.batch import abuild_many, apublish
 
         task = cast("Task[..., Any]", self)
         app = task.app
         messages = await abuild_many(task, items, kwargs, options)
         if app.conf.task_always_eager:
-            from umbel.app.eager import arun_eagerly
+            from umbel.app.execution.eager import arun_eagerly
 
             return [await arun_eagerly(app, task, message) for message in messages]
         ignored = task.ignores_result(options.get("ignore_result"))

@@ -13,7 +13,7 @@ from umbel.message import task as task_message
 from umbel.message.task import DEATH_NOTES, KNOWN_HEADERS
 
 if TYPE_CHECKING:
-    from umbel.app.follow_up import RetryPlan
+    from umbel.app.execution.retries import RetryPlan
     from umbel.app.task import Task
     from umbel.canvas import Signature
     from umbel.result import AsyncResult

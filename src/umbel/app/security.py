@@ -13,7 +13,7 @@ from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
     from umbel.message.signing import Signer
 
 

@@ -16,7 +16,7 @@ from umbel.app.task import Task, class_of, warn_of_near_misses
 
 if TYPE_CHECKING:
     from umbel.app.app import BoundDecorator, Decorator
-    from umbel.app.options import TaskOptions
+    from umbel.app.sending.options import TaskOptions
     from umbel.app.task import AsyncTask
 
 P = ParamSpec("P")

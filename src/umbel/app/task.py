@@ -20,7 +20,7 @@ from typing import (
 from umbel import exceptions
 from umbel.app.current import current_app_of
 from umbel.app.declarations import check_bound, check_options
-from umbel.app.handlers import Handlers
+from umbel.app.execution.handlers import Handlers
 from umbel.app.many import Many
 from umbel.exceptions import Ignore, ImproperlyConfigured, Retry, UmbelWarning
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
 
     from umbel.app.app import App
-    from umbel.app.options import Moment, RetryOptions, SendOptions
     from umbel.app.request import Request
+    from umbel.app.sending.options import Moment, RetryOptions, SendOptions
     from umbel.canvas import Signature, chunks, xmap, xstarmap
     from umbel.result import AsyncResult as Result  # the method of that name hides it
     from umbel.result import EagerResult
@@ -341,18 +341,18 @@ class Task(Handlers, Many[R], Generic[P, R]):
         kwargs: dict[str, Any] | None = None,
         **options: Unpack[SendOptions],
     ) -> Result[R]:
-        """Send the task with options (`celery.Task.apply_async`, `umbel.app.options`).
+        """Send the task with options (`celery.Task.apply_async`, `umbel.app.sending.options`).
 
         Raises as `delay`.
         """
-        from umbel.app.publish import build_message
-        from umbel.app.routing import route
+        from umbel.app.sending.publish import build_message
+        from umbel.app.sending.routing import route
 
         app = self.app
         final = route(app, self.name, args, kwargs, self, options)
         message = build_message(app.conf, self.name, args, kwargs, self, **final)
         if app.conf.task_always_eager:
-            from umbel.app.eager import run_eagerly
+            from umbel.app.execution.eager import run_eagerly
 
             return run_eagerly(app, self.name, message)
         return app.publish(message, ignored=self.ignores_result(options.get("ignore_result")))
@@ -368,14 +368,14 @@ class Task(Handlers, Many[R], Generic[P, R]):
         **options: Unpack[SendOptions],
     ) -> Result[R]:
         """`apply_async` for coroutines, with the same options."""
-        from umbel.app.publish import build_message
-        from umbel.app.routing import route
+        from umbel.app.sending.publish import build_message
+        from umbel.app.sending.routing import route
 
         app = self.app
         final = route(app, self.name, args, kwargs, self, options)
         message = build_message(app.conf, self.name, args, kwargs, self, **final)
         if app.conf.task_always_eager:
-            from umbel.app.eager import arun_eagerly
+            from umbel.app.execution.eager import arun_eagerly
 
             return await arun_eagerly(app, self, message)
         ignored = self.ignores_result(options.get("ignore_result"))
@@ -395,7 +395,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
         raise what the task raises (default: `task_eager_propagates`). `retries`: those made
         before. The other options are those of `apply_async`; times in them have no effect.
         """
-        from umbel.app.eager import apply
+        from umbel.app.execution.eager import apply
 
         return apply(self, args or (), kwargs or {}, throw, options.pop("retries", 0), options)
 
@@ -516,7 +516,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
         chord = request.chord
         if not chord:
             raise ValueError("Current task is not member of any chord")
-        from umbel.app.workflow import CHORD
+        from umbel.app.sending.workflow import CHORD
         from umbel.message.ids import new_id
 
         place = request.chord_place or (request.group, request.group_index or 0, "")
@@ -582,8 +582,8 @@ class Task(Handlers, Many[R], Generic[P, R]):
         if limit is not None and request.retries >= limit:
             request.retry = None
             self._give_up(request, exc)
-        from umbel.app.follow_up import plan_retry
-        from umbel.app.publish import due_time
+        from umbel.app.execution.retries import plan_retry
+        from umbel.app.sending.publish import due_time
 
         if countdown is None and eta is None:
             countdown = self.default_retry_delay
@@ -614,7 +614,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
         request = self.request
         id = task_id or request.id
         if id:
-            from umbel.app.progress import store_state
+            from umbel.app.execution.progress import store_state
 
             store_state(self.app, id, state, meta, request if id == request.id else None)
 

@@ -9,7 +9,7 @@ from umbel import clock
 from umbel.exceptions import Ignore, Reject
 
 if TYPE_CHECKING:
-    from umbel.app.follow_up import RetryPlan
+    from umbel.app.execution.retries import RetryPlan
     from umbel.app.request import Request
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from umbel import clock
-from umbel.app.parcel import Parcel, announce
+from umbel.app.sending.parcel import Parcel, announce
 from umbel.beat import records
 from umbel.beat.declared import follow, owner_of, read_declared
 from umbel.beat.entries import Entry, decode, encode, restore

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from umbel.app.parcel import all_of
-from umbel.app.publish import build_message
-from umbel.app.routing import route
+from umbel.app.sending.parcel import all_of
+from umbel.app.sending.publish import build_message
+from umbel.app.sending.routing import route
 from umbel.beat.entries import Entry
 from umbel.beat.lazy import BeatLazyFunc
 from umbel.engines.broker import Message

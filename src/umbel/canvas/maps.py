@@ -10,7 +10,7 @@ from umbel.canvas.workflows import group
 
 if TYPE_CHECKING:
     from umbel.app import App
-    from umbel.app.options import SendOptions
+    from umbel.app.sending.options import SendOptions
     from umbel.result import GroupResult
 
 

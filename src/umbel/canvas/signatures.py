@@ -24,7 +24,7 @@ from umbel.message.ids import new_id
 
 if TYPE_CHECKING:
     from umbel.app import App, Task
-    from umbel.app.options import SendOptions
+    from umbel.app.sending.options import SendOptions
     from umbel.canvas.visitor import StampingVisitor
     from umbel.canvas.workflows import chain, group
     from umbel.result import AsyncResult

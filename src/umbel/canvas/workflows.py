@@ -13,7 +13,7 @@ from umbel.message.ids import new_id
 
 if TYPE_CHECKING:
     from umbel.app import App
-    from umbel.app.options import SendOptions
+    from umbel.app.sending.options import SendOptions
     from umbel.canvas.visitor import StampingVisitor
     from umbel.result import AsyncResult, GroupResult
     from umbel.result.single import ResultBase

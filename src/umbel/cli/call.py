@@ -201,7 +201,7 @@ def send(
     target: Target, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> AsyncResult[Any]:
     """Send a task, with a warning if the app does not know it."""
-    from umbel.app.queues import check_name
+    from umbel.app.sending.queues import check_name
     from umbel.exceptions import ImproperlyConfigured, QueueNotFound, SerializerNotInstalled
 
     try:

@@ -107,7 +107,7 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
     """The report as a document."""
     from importlib.metadata import version
 
-    from umbel.app.values import censor
+    from umbel.app.settings.values import censor
     from umbel.exceptions import ImproperlyConfigured
 
     document: dict[str, Any] = {
@@ -141,7 +141,7 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
 
 def find_differences(app: App) -> list[dict[str, Any]]:
     """The deliberate differences from Celery that this configuration meets."""
-    from umbel.app.compat import DIFFERENCES
+    from umbel.app.settings.compat import DIFFERENCES
 
     conf = app.conf
     return [

@@ -14,9 +14,9 @@ import traceback
 from typing import Final, NoReturn
 
 from umbel import signals
+from umbel.app.execution.pipeline import Pipeline
 from umbel.app.loading import import_modules, load_app
 from umbel.app.log import set_up_logging
-from umbel.app.pipeline import Pipeline
 from umbel.engines.run_file import SlotTable
 from umbel.pools.kinds import load_pool
 from umbel.pools.link import READY, ChildEnd, Setup

@@ -17,8 +17,8 @@ from types import CoroutineType, FrameType
 from typing import Any
 
 from umbel.app import Task
-from umbel.app.outcome import Outcome
-from umbel.app.pipeline import Rest, Run
+from umbel.app.execution.outcome import Outcome
+from umbel.app.execution.pipeline import Rest, Run
 from umbel.pools.coroutine import Interruptible
 from umbel.pools.slots import Bench, Job, Slot
 from umbel.pools.threads import call, interrupt_coroutine, stack_of, strike, wait_for

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from umbel.app.outcome import Outcome
-from umbel.app.pipeline import Pipeline
+from umbel.app.execution.outcome import Outcome
+from umbel.app.execution.pipeline import Pipeline
 from umbel.engines.run_file import RECORD, RECORDS
 from umbel.pools.kinds import load_pool
 from umbel.pools.link import READY, ChildEnd

@@ -22,8 +22,8 @@ from typing import Final
 
 import msgspec
 
+from umbel.app.execution.outcome import Outcome
 from umbel.app.log import LogOptions
-from umbel.app.outcome import Outcome
 from umbel.pools.launch import packet_pair
 
 DELIVERY: Final = struct.Struct("<IQI")

@@ -32,8 +32,8 @@ from time import sleep
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from umbel.app.outcome import Outcome
-from umbel.app.pipeline import Call, Pipeline, Rest
+from umbel.app.execution.outcome import Outcome
+from umbel.app.execution.pipeline import Call, Pipeline, Rest
 from umbel.engines.run_file import NUMBER, RECORD, SOFT, STACK, START, THREAD
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.pools.link import RETIRE, ChildEnd

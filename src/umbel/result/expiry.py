@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from umbel.states import FAILURE
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
 
 def expiry(conf: Settings, status: str, now: float) -> float | None:

@@ -14,8 +14,8 @@ from types import CoroutineType
 from typing import Any, Self
 
 from umbel.app import App, Task
-from umbel.app.coroutines import Loop
-from umbel.app.pipeline import Pipeline, Rest
+from umbel.app.execution.coroutines import Loop
+from umbel.app.execution.pipeline import Pipeline, Rest
 from umbel.engines.broker import Bury, Delivery, PutBack, Settlement
 from umbel.exceptions import DecodeError
 from umbel.message import task as task_message

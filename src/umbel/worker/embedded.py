@@ -19,7 +19,7 @@ from typing import Final
 
 from umbel import signals
 from umbel.app import App
-from umbel.app.pipeline import Pipeline
+from umbel.app.execution.pipeline import Pipeline
 from umbel.pools.hosted import ChildThread, HostedBench
 from umbel.pools.link import ChildEnd, Setup
 from umbel.pools.slots import Slot

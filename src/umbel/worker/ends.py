@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from umbel.app.outcome import Outcome
+from umbel.app.execution.outcome import Outcome
 from umbel.engines.broker import Settlement
 from umbel.worker.children import Child, Verdict, describe_exit
 from umbel.worker.dispatch import Dispatcher

@@ -9,7 +9,7 @@ import msgspec
 
 from umbel import clock
 from umbel.app import App
-from umbel.app.outcome import Outcome
+from umbel.app.execution.outcome import Outcome
 from umbel.app.security import signer_of
 from umbel.engines.broker import Delivery, Settlement
 from umbel.exceptions import DecodeError, NotRegistered, SecurityError

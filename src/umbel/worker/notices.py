@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, ParamSpec
 
 from umbel import signals, states
 from umbel.app import App
+from umbel.app.execution.steps import ExceptionInfo, Steps
 from umbel.app.request import Request, current
-from umbel.app.steps import ExceptionInfo, Steps
 from umbel.engines.broker import Delivery
 from umbel.exceptions import DecodeError, Retry, SecurityError
 from umbel.message import task as task_message

@@ -10,11 +10,11 @@ from msgspec import UNSET
 
 from umbel import clock, states
 from umbel.app import App
-from umbel.app.following import after_failure, follows, read
-from umbel.app.outcome import FollowUp, Outcome
-from umbel.app.payload import seal
-from umbel.app.steps import acks_on
-from umbel.app.workflow import shelf_of
+from umbel.app.execution.following import after_failure, follows, read
+from umbel.app.execution.outcome import FollowUp, Outcome
+from umbel.app.execution.steps import acks_on
+from umbel.app.sending.payload import seal
+from umbel.app.sending.workflow import shelf_of
 from umbel.engines.broker import (
     Acknowledge,
     Bury,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from msgspec import UNSET
 
 from umbel import clock, states
-from umbel.app.errbacks import takes_the_error
+from umbel.app.execution.errbacks import takes_the_error
 from umbel.app.request import add_child
-from umbel.app.workflow import Outline, Place, Shelf, inherited_priority, shelf_of
+from umbel.app.sending.workflow import Outline, Place, Shelf, inherited_priority, shelf_of
 from umbel.canvas.plan import (
     ACCUMULATE,
     REST,

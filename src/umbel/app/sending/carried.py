@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from umbel.app.checks import NOTHING_SENT
-from umbel.app.options import SendOptions
-from umbel.app.values import DELIVERY_MODES
+from umbel.app.sending.checks import NOTHING_SENT
+from umbel.app.sending.options import SendOptions
+from umbel.app.settings.values import DELIVERY_MODES
 
 PLAIN: Final = frozenset({
     "task_id", "countdown", "eta", "expires", "priority", "queue", "ignore_result", "serializer",

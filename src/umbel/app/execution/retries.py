@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from umbel.app.carried import carry
-from umbel.app.checks import check_headers, check_limits, check_priority
-from umbel.app.outcome import FollowUp
-from umbel.app.publish import expire, hide_secrets
-from umbel.app.routing import PLACE
+from umbel.app.execution.outcome import FollowUp
+from umbel.app.sending.carried import carry
+from umbel.app.sending.checks import check_headers, check_limits, check_priority
+from umbel.app.sending.publish import expire, hide_secrets
+from umbel.app.sending.routing import PLACE
 from umbel.message import compression, content
 from umbel.message import task as task_message
 

@@ -1,7 +1,7 @@
 """The settings that Celery knows and that have no effect here, and every name a setting goes by.
 
-`umbel.app.settings.Settings` is the table of those that have an effect; it comes first wherever
-both know a name.
+`umbel.app.settings.table.Settings` is the table of those that have an effect; it comes first
+wherever both know a name.
 """
 
 from __future__ import annotations

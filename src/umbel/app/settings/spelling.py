@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import Final
 
-from umbel.app.names import KNOWN
+from umbel.app.settings.names import KNOWN
 
 _PLAIN: Final = (
     "azureblockblob_", "broker_", "cassandra_", "control_", "cosmosdbsql_", "gcs_", "s3_",

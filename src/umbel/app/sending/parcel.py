@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from umbel.app.carried import carry
-from umbel.app.checks import NOTHING_SENT, check_headers, check_priority, check_timeout
-from umbel.app.payload import seal, write_body
+from umbel.app.sending.carried import carry
+from umbel.app.sending.checks import NOTHING_SENT, check_headers, check_priority, check_timeout
+from umbel.app.sending.payload import seal, write_body
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError
 from umbel.message import task as task_message
@@ -19,7 +19,7 @@ from umbel.message.task import Headers, Properties
 from umbel.signals import after_task_publish, before_task_publish
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
 
 class Parcel(Message, frozen=True, gc=False):

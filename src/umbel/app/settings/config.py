@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from umbel.app.keywords import GivenSettings
-    from umbel.app.sources import Item
+    from umbel.app.settings.keywords import GivenSettings
+    from umbel.app.settings.sources import Item
 
 COMMAND_LINE, ENVIRONMENT, CODE, CONFIG, ADDED, COMPAT = range(6)
 """Layers, the strongest first: `app.conf` and arguments of the app outweigh its module."""
@@ -122,7 +122,7 @@ class Configuration:
         return self._source is not None
 
     def _read_sources(self) -> None:
-        from umbel.app import sources
+        from umbel.app.settings import sources
 
         notes: list[str] = []
         problems: list[str] = []
@@ -161,7 +161,7 @@ class Configuration:
         object.__setattr__(self, "_notes", notes)
 
     def _read_configuration(self) -> Any:
-        from umbel.app import sources
+        from umbel.app.settings import sources
 
         if self._source is not None:
             source, namespace, silent = self._source
@@ -187,7 +187,7 @@ class Configuration:
 
     def _give(self, layer: int, name: str, value: Any, origin: str) -> None:
         """Put a checked value of a known name into a layer."""
-        from umbel.app.sources import Item
+        from umbel.app.settings.sources import Item
 
         if name in self._fields:
             value = self._kinds().check(name, value, origin)
@@ -199,7 +199,7 @@ class Configuration:
             self._apply_compat()
 
     def _check_known(self, name: str, value: Any, origin: str) -> None:
-        from umbel.app.names import KNOWN
+        from umbel.app.settings.names import KNOWN
 
         known = KNOWN.get(name)
         if known is None or known.kind != "refused":
@@ -218,8 +218,8 @@ class Configuration:
         self.__dict__.pop(name, None)
 
     def _apply_compat(self) -> None:
-        from umbel.app.compat import DIFFERENCES
-        from umbel.app.sources import Item
+        from umbel.app.settings.compat import DIFFERENCES
+        from umbel.app.settings.sources import Item
 
         self._clear(COMPAT)
         if self.__dict__.get("compat") == "celery":
@@ -236,14 +236,14 @@ class Configuration:
         return self.__dict__.get("compat") == "celery" or os.environ.get("UMBEL_COMPAT") == "celery"
 
     def _kinds(self) -> Any:
-        from umbel.app.values import Kinds
+        from umbel.app.settings.values import Kinds
 
         return Kinds(self._fields)
 
     def _resolve(self, name: str) -> str | None:
         if name in self._fields:
             return name
-        from umbel.app import spelling
+        from umbel.app.settings import spelling
 
         return spelling.resolve(name, self._fields)
 
@@ -286,7 +286,7 @@ class Configuration:
     def _assign(self, name: str, value: Any) -> None:
         meant = self._resolve(name)
         if meant is None and not self._keeps_unknown(name, "app.conf"):
-            from umbel.app.sources import describe_unknown
+            from umbel.app.settings.sources import describe_unknown
 
             raise ImproperlyConfigured(describe_unknown(name, "app.conf", self._fields))
         origin = "app.conf" if meant in {None, name} else f"app.conf: {name}"
@@ -295,13 +295,13 @@ class Configuration:
     def _demand(self, name: str, where: str) -> str:
         meant = self._resolve(name)
         if meant is None:
-            from umbel.app.sources import describe_unknown
+            from umbel.app.settings.sources import describe_unknown
 
             raise ImproperlyConfigured(describe_unknown(name, where, self._fields))
         return meant
 
     def _keeps_unknown(self, name: str, where: str) -> bool:
-        from umbel.app import spelling
+        from umbel.app.settings import spelling
 
         package = spelling.add_on_of(name)
         if package is not None:
@@ -331,7 +331,7 @@ class Configuration:
             if found is not _MISSING:
                 return found
             from umbel.app.refusals import CONF
-            from umbel.app.sources import describe_unknown
+            from umbel.app.settings.sources import describe_unknown
 
             if name in CONF:
                 raise AttributeError(f"app.conf has no {name!r}: {CONF[name]}.")
@@ -352,7 +352,7 @@ class Configuration:
         if meant in self._fields:
             return getattr(self, meant)
         if meant not in own:
-            from umbel.app.names import KNOWN
+            from umbel.app.settings.names import KNOWN
 
             default = KNOWN[meant].default
             if isinstance(default, Mapping):
@@ -380,7 +380,7 @@ class Configuration:
 
     def __iter__(self) -> Iterator[str]:
         self.read()
-        from umbel.app.names import KNOWN
+        from umbel.app.settings.names import KNOWN
 
         own = (name for name in self.__dict__ if not name.startswith("_"))
         return iter(dict.fromkeys((*self._fields, *KNOWN, *own)))
@@ -426,7 +426,7 @@ class Configuration:
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """The settings that were given, or all; secrets are shown as `********`."""
-        from umbel.app.values import censor
+        from umbel.app.settings.values import censor
 
         shown = dict(self.items()) if with_defaults else self.without_defaults()
         return {k: censor(k, v) for k, v in shown.items()} if censored else shown
@@ -453,7 +453,7 @@ class Configuration:
     def notes(self) -> list[Note]:
         """One line for each setting that was given and has no effect, or none yet."""
         self.read()
-        from umbel.app.names import KNOWN
+        from umbel.app.settings.names import KNOWN
 
         lines = [Note(urgent=True, text=text) for text in self._notes]
         for name, known in KNOWN.items():
@@ -483,7 +483,7 @@ class Configuration:
         meant = self._resolve(name) or self._resolve(f"{namespace.lower()}_{name}")
         if meant is None:
             raise KeyError(name)
-        from umbel.app.names import KNOWN
+        from umbel.app.settings.names import KNOWN
 
         default = getattr(type(self), meant) if meant in self._fields else KNOWN[meant].default
         return Option(meant.partition("_")[0], meant, default)

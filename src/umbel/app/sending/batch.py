@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel._state import current_request
-from umbel.app.checks import NOTHING_SENT
-from umbel.app.parcel import Parcel, all_of, announce, options_of, retry_policy
-from umbel.app.publish import build_message
 from umbel.app.request import add_child
-from umbel.app.routing import route
+from umbel.app.sending.checks import NOTHING_SENT
+from umbel.app.sending.parcel import Parcel, all_of, announce, options_of, retry_policy
+from umbel.app.sending.publish import build_message
+from umbel.app.sending.routing import route
 from umbel.exceptions import OperationalError, PartlySentError
 from umbel.result import AsyncResult
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
     from umbel.app.task import Task
     from umbel.engines.broker import Message, Workflow
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from umbel.app.queues import check_name
+from umbel.app.sending.queues import check_name
 from umbel.engines.broker import MAX_PRIORITY
 from umbel.message.task import Headers
 

@@ -1,7 +1,7 @@
 """The settings as type checkers see them: keywords of `App`, and `app.conf.NAME`.
 
-Written by `python -m umbel.app.reference keywords > src/umbel/app/keywords.py`. Only
-type checkers read it. At run time the names of Celery 3 are taken too.
+Written by `python -m umbel.app.settings.reference keywords > src/umbel/app/settings/keywords.py`.
+Only type checkers read it. At run time the names of Celery 3 are taken too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from umbel.app.options import DeclaredQueues, Routes
+    from umbel.app.sending.options import DeclaredQueues, Routes
 
 
 class AppSettings(TypedDict, total=False):

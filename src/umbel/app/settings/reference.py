@@ -1,7 +1,7 @@
 """What is written from the tables of settings: their reference, and their types as keywords.
 
-`python -m umbel.app.reference > docs/reference/settings.md`, and
-`python -m umbel.app.reference keywords > src/umbel/app/keywords.py`.
+`python -m umbel.app.settings.reference > docs/reference/settings.md`, and
+`python -m umbel.app.settings.reference keywords > src/umbel/app/settings/keywords.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-from umbel.app import sources
-from umbel.app.compat import DIFFERENCES
-from umbel.app.names import KNOWN, Known
-from umbel.app.settings import Settings
-from umbel.app.spelling import ADD_ONS, old_name
+from umbel.app.settings import sources
+from umbel.app.settings.compat import DIFFERENCES
+from umbel.app.settings.names import KNOWN, Known
+from umbel.app.settings.spelling import ADD_ONS, old_name
+from umbel.app.settings.table import Settings
 
 GROUP = re.compile(r"^    # -{3,} (.+)$")
 """The line in the table that opens a group of settings."""
@@ -26,7 +26,7 @@ DURATIONS = "float"
 HEAD = """\
 # Settings
 
-<!-- Written by `python -m umbel.app.reference > docs/reference/settings.md`. -->
+<!-- Written by `python -m umbel.app.settings.reference > docs/reference/settings.md`. -->
 
 Settings can be given as
 
@@ -52,8 +52,8 @@ by their own names.
 KEYWORDS = '''\
 """The settings as type checkers see them: keywords of `App`, and `app.conf.NAME`.
 
-Written by `python -m umbel.app.reference keywords > src/umbel/app/keywords.py`. Only
-type checkers read it. At run time the names of Celery 3 are taken too.
+Written by `python -m umbel.app.settings.reference keywords > src/umbel/app/settings/keywords.py`.
+Only type checkers read it. At run time the names of Celery 3 are taken too.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from datetime import timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from umbel.app.options import DeclaredQueues, Routes
+    from umbel.app.sending.options import DeclaredQueues, Routes
 '''
 OWN_ARGUMENTS = ("include",)
 """Settings that `App` has as an argument of that name."""
@@ -172,7 +172,7 @@ def _foreign() -> Iterator[str]:
 
 
 def write_keywords() -> str:
-    """The module `umbel.app.keywords`: what is refused at run time is not in it."""
+    """The module `umbel.app.settings.keywords`: what is refused at run time is not in it."""
     own = {name: _taken(name, kind) for name, kind in Settings.__annotations__.items()}
     idle = [
         name

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from umbel import clock, states
-from umbel.app.coroutines import Loop
-from umbel.app.outcome import Outcome
-from umbel.app.pipeline import Pipeline
-from umbel.app.publish import build_message
+from umbel.app.execution.coroutines import Loop
+from umbel.app.execution.outcome import Outcome
+from umbel.app.execution.pipeline import Pipeline
+from umbel.app.execution.steps import Steps
 from umbel.app.request import Request
-from umbel.app.routing import route
-from umbel.app.steps import Steps
+from umbel.app.sending.publish import build_message
+from umbel.app.sending.routing import route
 from umbel.engines.broker import Message, StoredResult, Workflow
 from umbel.exceptions import EncodeError, NotRegistered
 from umbel.message import task as task_message
@@ -31,9 +31,9 @@ from umbel.result.stored import decode, stored_value
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.options import SendOptions
+    from umbel.app.sending.options import SendOptions
+    from umbel.app.sending.workflow import Shelf
     from umbel.app.task import Task
-    from umbel.app.workflow import Shelf
     from umbel.canvas import Signature
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
@@ -144,7 +144,7 @@ class EagerRun:
     """One eager call, of a task or a workflow, with all that follows, in a store of its own."""
 
     def __init__(self, app: App, drive: Drive | None = None) -> None:
-        from umbel.app.workflow import Shelf
+        from umbel.app.sending.workflow import Shelf
         from umbel.engines.memory import MemoryEngine
 
         self._app = app
@@ -266,7 +266,7 @@ def apply_workflow(
     throw: bool | None = None,
 ) -> Any:
     """`Signature.apply`: run a workflow here."""
-    from umbel.app.workflow import outline
+    from umbel.app.sending.workflow import outline
 
     run = EagerRun(app)
     try:

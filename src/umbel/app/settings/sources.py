@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
-from umbel.app import spelling
+from umbel.app.settings import spelling
 from umbel.exceptions import ImproperlyConfigured
 
 TAKES_FUNCTIONS: Final = frozenset(

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from umbel import clock
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
 
 def zone_of(settings: Settings) -> tzinfo:

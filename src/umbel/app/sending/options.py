@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
-    from umbel.app.queues import Exchange, Queue
+    from umbel.app.sending.queues import Exchange, Queue
     from umbel.app.task import Task
     from umbel.result import AsyncResult
 

@@ -12,7 +12,7 @@ from umbel.message.serializer import describe
 from umbel.message.task import Headers, Properties
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
 
 
 class Written(NamedTuple):

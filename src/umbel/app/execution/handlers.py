@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from umbel.app.steps import ExceptionInfo
+    from umbel.app.execution.steps import ExceptionInfo
 
 
 class Handlers:

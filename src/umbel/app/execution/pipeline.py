@@ -2,7 +2,7 @@
 
 decode → look the task up → set the request → begin → call → turn what happened into an outcome →
 (once that has left) finish. The call itself is the slot's, because how code is run is what tells
-pools apart; what begins and finishes a run is in `umbel.app.steps`.
+pools apart; what begins and finishes a run is in `umbel.app.execution.steps`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import msgspec
 from msgspec import UNSET
 
 from umbel import clock, states
-from umbel.app.outcome import Ending, FollowUp, Outcome
-from umbel.app.progress import describe_request
+from umbel.app.execution.outcome import Ending, FollowUp, Outcome
+from umbel.app.execution.progress import describe_request
+from umbel.app.execution.steps import Steps, retry_automatically
 from umbel.app.request import Request, current
-from umbel.app.steps import Steps, retry_automatically
 from umbel.app.trace import log_failure, log_flow, log_retry, log_success
 from umbel.engines.broker import Workflow
 from umbel.exceptions import (
@@ -44,11 +44,13 @@ from umbel.signals import task_prerun
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.follow_up import RetryPlan
+    from umbel.app.execution.retries import RetryPlan
+    from umbel.app.sending.workflow import Shelf
     from umbel.app.task import Task
-    from umbel.app.workflow import Shelf
 
-OURS: Final = frozenset({"umbel.app", "umbel.pools", "umbel.testing", "asyncio"})
+OURS: Final = frozenset(
+    {"umbel.app.execution", "umbel.app", "umbel.pools", "umbel.testing", "asyncio"}
+)
 """Packages whose frames lie between the slot and the user's function."""
 Call = Callable[[int, "Task[..., Any]", list[Any], dict[str, Any]], Any]
 Rest = Callable[[], None]
@@ -73,7 +75,7 @@ class Run(msgspec.Struct, gc=False):
     def begin(self) -> None:
         """What comes before the function: results, signals, a stored STARTED, `before_start`."""
         if self.shelf is not None:
-            from umbel.app.following import join
+            from umbel.app.execution.following import join
 
             join(self.request, self.message, self.shelf)
         self.steps.begin(self.request)
@@ -190,7 +192,7 @@ class Pipeline:
     @property
     def shelf(self) -> Shelf:
         """Where what is known of workflows lies."""
-        from umbel.app.workflow import shelf_of
+        from umbel.app.sending.workflow import shelf_of
 
         return shelf_of(self._app)
 
@@ -214,7 +216,7 @@ class Pipeline:
             error = _redact(steps.task, request, error)
         try:
             if request.retry is not None:
-                from umbel.app.follow_up import write_follow_ups
+                from umbel.app.execution.retries import write_follow_ups
 
                 follow_ups = write_follow_ups(
                     steps.task, payload, message, request.retry, self._accept, self._limit
@@ -234,7 +236,7 @@ class Pipeline:
             request.end = (states.IGNORED, error)
             outcome = Outcome(0, "ignored")
             if request.followed or request.replaced is not None:
-                from umbel.app.following import after_ignored
+                from umbel.app.execution.following import after_ignored
 
                 after_ignored(self._app, self.shelf, request).tell(outcome)
             return outcome
@@ -250,7 +252,7 @@ class Pipeline:
         meta: bytes | None = None
         followed = None
         if request.followed and request.message is not None:
-            from umbel.app.following import after_success
+            from umbel.app.execution.following import after_success
 
             followed = after_success(self._app, self.shelf, request.message, value)
         if self._stores(steps, request):
@@ -291,7 +293,7 @@ class Pipeline:
         message, payload = request.message, request.payload
         if not request.followed or message is None or payload is None:
             return
-        from umbel.app.following import after_failure
+        from umbel.app.execution.following import after_failure
 
         after_failure(
             self._app,

@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from umbel.app.options import Route, Routes
-from umbel.app.queues import Exchange, Queues, as_exchange
+from umbel.app.sending.options import Route, Routes
+from umbel.app.sending.queues import Exchange, Queues, as_exchange
 from umbel.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
     from umbel.app.task import Task
 
 PLACE: Final = frozenset({"queue", "exchange", "exchange_type", "routing_key"})

@@ -16,9 +16,15 @@ from msgspec import UNSET, UnsetType
 
 from umbel import clock
 from umbel.app import request
-from umbel.app.checks import check_call, check_limits, check_time, refuse_call, refuse_countdown
-from umbel.app.options import Moment
-from umbel.app.payload import refuse_argument, write_payload
+from umbel.app.sending.checks import (
+    check_call,
+    check_limits,
+    check_time,
+    refuse_call,
+    refuse_countdown,
+)
+from umbel.app.sending.options import Moment
+from umbel.app.sending.payload import refuse_argument, write_payload
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
@@ -28,7 +34,7 @@ from umbel.message.task import DeliveryInfo, Headers, Properties
 from umbel.signals import after_task_publish, before_task_publish
 
 if TYPE_CHECKING:
-    from umbel.app.settings import Settings
+    from umbel.app.settings.table import Settings
     from umbel.app.task import Task
 
 REPLY_TO: Final = token_hex(16)
@@ -75,8 +81,8 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
 
     `by_name`: it is sent by its name, so its function's signature is not looked at. `copies`: more
     queues that get it. `rare`: the other options of `SendOptions`, but for those of routing, which
-    `umbel.app.routing.route` has resolved. `EncodeError` names an argument that cannot be sent,
-    `TypeError` one that does not fit.
+    `umbel.app.sending.routing.route` has resolved. `EncodeError` names an argument that cannot be
+    sent, `TypeError` one that does not fit.
     """
     args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
     # Not every caller is typed.
@@ -135,7 +141,7 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         _limit(settings, headers, properties, time_limit, soft_time_limit, expires)
     body = (args, kwargs, task_message.NO_EMBED)
     if rare or before_task_publish.receivers or after_task_publish.receivers:
-        from umbel.app.parcel import pack
+        from umbel.app.sending.parcel import pack
 
         return pack(settings, headers, properties, body, due, copies, rare, serializer, compression)
     try:

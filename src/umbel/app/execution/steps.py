@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from umbel import signals, states
-from umbel.app.handlers import Handlers
+from umbel.app.execution.handlers import Handlers
 from umbel.exceptions import OperationalError
 from umbel.message.result import format_traceback
 

@@ -6,20 +6,21 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from umbel.app.config import Configuration, Follows
+from umbel.app.settings.config import Configuration, Follows
 
 if TYPE_CHECKING:
-    from umbel.app.keywords import IdleSettings
-    from umbel.app.options import DeclaredQueues, Routes
+    from umbel.app.sending.options import DeclaredQueues, Routes
+    from umbel.app.settings.keywords import IdleSettings
 else:
-    IdleSettings = object  # a table of its own answers for them (`umbel.app.names`)
+    IdleSettings = object  # a table of its own answers for them (`umbel.app.settings.names`)
 
 
 class Settings(Configuration, IdleSettings):
     """The settings that have an effect, with their defaults. Durations are seconds, all floats are.
 
-    Those of Celery's that have none: `umbel.app.names`. How they are read:
-    `umbel.app.config.Configuration`. `umbel.app.reference` writes from this table.
+    Those of Celery's that have none: `umbel.app.settings.names`. How they are read:
+    `umbel.app.settings.config.Configuration`. What is written from this table:
+    `umbel.app.settings.reference`.
     """
 
     # ------------------------------------------------------------ Moving from Celery
@@ -296,7 +297,7 @@ class Settings(Configuration, IdleSettings):
     task_store_eager_result: bool = False
     """Store the results of eager calls too."""
 
-    if not TYPE_CHECKING:  # read as in Celery; giving them is refused (`umbel.app.names`)
+    if not TYPE_CHECKING:  # read as in Celery; giving them is refused (`umbel.app.settings.names`)
         broker_read_url = Follows("broker_url")
         broker_write_url = Follows("broker_url")
 

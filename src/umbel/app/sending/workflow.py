@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from umbel import clock
-from umbel.app.publish import build_message
 from umbel.app.request import current
-from umbel.app.routing import route
+from umbel.app.sending.publish import build_message
+from umbel.app.sending.routing import route
 from umbel.canvas.plan import (
     REST,
     Step,
@@ -37,7 +37,7 @@ from umbel.message.serializer import dumps
 
 if TYPE_CHECKING:
     from umbel.app.app import App
-    from umbel.app.outcome import Outcome
+    from umbel.app.execution.outcome import Outcome
     from umbel.engines.results import ResultStore
     from umbel.result import AsyncResult
 
@@ -276,7 +276,7 @@ class Outline:
             app.conf, name, args, kwargs, task, by_name=not self._checked or join is not None,
             **final,
         )  # fmt: skip
-        from umbel.app.parcel import all_of
+        from umbel.app.sending.parcel import all_of
 
         return all_of(message)
 
@@ -428,8 +428,8 @@ def send(
 
 def publish(app: App, made: Outline, options: Mapping[str, Any]) -> None:
     """Store a workflow's first messages, and what the store has to know of it, in one step."""
-    from umbel.app.batch import publish_whole
-    from umbel.app.parcel import Parcel, announce
+    from umbel.app.sending.batch import publish_whole
+    from umbel.app.sending.parcel import Parcel, announce
 
     workflow = made.workflow
     if not made.messages and workflow is None:

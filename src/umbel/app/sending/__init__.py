@@ -1,0 +1,1 @@
+"""From a call to the message that the broker takes."""
