@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,19 @@ def test_a_celery_3_project_needs_no_app_and_no_option(empty: Project) -> None:
         sent = empty.ask("call", "work.add", "2", "3", "--wait")
         assert sent["result"] == 5
     assert f"Task work.add[{sent['id']}] succeeded" in (empty.folder / "w.log").read_text()
+
+
+def test_what_a_celery_3_project_sends_without_an_app_its_worker_runs(empty: Project) -> None:
+    empty.write("celeryconfig.py", "CELERY_IMPORTS = ('work',)\nCELERYD_CONCURRENCY = 1\n")
+    empty.write("work.py", "from umbel import shared_task\n@shared_task\n"
+                "def triple(x): return 3 * x\n")  # fmt: skip
+    with empty.worker():
+        code = "from work import triple; print(triple.delay(7).get(timeout=10))"
+        sender = subprocess.run(
+            [sys.executable, "-c", code], cwd=empty.folder, env=empty.environment,
+            text=True, capture_output=True, timeout=30, check=False,
+        )  # fmt: skip
+    assert (sender.stdout, sender.stderr) == ("21\n", "")
 
 
 def test_a_module_of_the_line_with_an_error_shows_it(project: Project) -> None:

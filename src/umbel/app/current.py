@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
@@ -30,7 +34,9 @@ class State:
 def get_current_app() -> App:
     """The app of the task that runs in this context; else the process's current app.
 
-    None is ever made implicitly: `ImproperlyConfigured` says what to do if there is none.
+    If this process has made none, that of its configuration module (`UMBEL_CONFIG_MODULE`,
+    `CELERY_CONFIG_MODULE`, else `celeryconfig`); `ImproperlyConfigured` says what to do if there is
+    neither.
     """
     return current_app_of("What was asked for")
 
@@ -56,14 +62,31 @@ def current_app_of(name: str) -> App:
         of_task: App | None = vars(request.owner).get("app")
         if of_task is not None:
             return of_task
-    app = State.current or State.default
+    app = State.current or State.default or _configured_app()
     if app is None:
         raise ImproperlyConfigured(
             f"{name} belongs to no app, and this process has made none: nothing was queued. "
             'Import the module that makes it (app = umbel.App("proj")) before this is used; in '
-            "Django, in the project's __init__.py."
+            "Django, in the project's __init__.py. Or put a celeryconfig.py where Python finds it."
         )
     return app
+
+
+def _configured_app() -> App | None:
+    """The app that a worker without `-A` would serve: of a configuration module, if there is one.
+
+    Celery 3 projects are often no more than that module and tasks. Nothing is made of nothing.
+    """
+    from umbel.app.settings.sources import CONFIG_VARIABLES  # seldom needed, and not small
+
+    if not (
+        any(map(os.environ.get, CONFIG_VARIABLES))
+        or "celeryconfig" in sys.modules
+        or importlib.util.find_spec("celeryconfig")
+    ):
+        return None
+    made: App = importlib.import_module("umbel.app.default").app
+    return made
 
 
 _state.find_app = current_app_of
