@@ -24,6 +24,14 @@ def test_the_result_backend_of_the_line_outweighs_the_code(project: Project) -> 
     assert "hunter2" not in complaint
 
 
+def test_no_help_shows_marks_of_its_source(empty: Project) -> None:
+    listed = empty.say("--help").partition("Commands:")[2].splitlines()
+    commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]
+    assert {"worker", "beat", "schedule"} <= set(commands)
+    shown = {command: empty.say(command, "--help") for command in commands}
+    assert [command for command, text in shown.items() if "\\b" in text or "\b" in text] == []
+
+
 def test_the_configuration_of_an_app_that_has_none(project: Project) -> None:
     project.write("deep/config.py", "task_default_queue = 'deep'\n")
     project.write("deep/__init__.py", "")

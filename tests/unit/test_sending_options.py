@@ -39,6 +39,11 @@ def sent(**options: Any) -> tuple[dict[str, Any], dict[str, Any], Any]:
     return envelope["headers"], envelope["properties"], [message.args, message.embed]
 
 
+def test_headers_that_are_no_mapping_are_named() -> None:
+    with pytest.raises(TypeError, match=r"add: headers must be a mapping; got 3\. Nothing was"):
+        add.apply_async((1, 2), headers=3)  # type: ignore[arg-type]
+
+
 def test_options_become_headers() -> None:
     headers, *_ = sent(
         shadow="short", group_id="g", group_index=2, retries=1, root_id="r", parent_id="p",

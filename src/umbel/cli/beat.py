@@ -58,7 +58,7 @@ class Wishes:
 @common_options
 @click.pass_context
 def beat(ctx: click.Context, /, **options: Any) -> int:
-    r"""Send periodic tasks when they are due, until told to stop.
+    """Send periodic tasks when they are due, until told to stop.
 
     Any number of them may run, on any number of hosts, or inside workers (umbel worker -B): each
     tick is sent once.

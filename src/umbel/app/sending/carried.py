@@ -82,7 +82,10 @@ def carry(name: str, options: Mapping[str, Any]) -> Carried:
     stamps = _read_stamps(name, options)
     for option in options.keys() - PLAIN - KNOWN - stamps.keys():
         _refuse(name, option, options[option])
-    headers: dict[str, Any] = dict(options.get("headers") or {})
+    given = options.get("headers")
+    if not (given is None or isinstance(given, Mapping)):
+        raise TypeError(f"{name}: headers must be a mapping; got {given!r}. {NOTHING_SENT}")
+    headers: dict[str, Any] = dict(given or {})
     for option in HEADERS.keys() & options.keys():
         if options[option] is not None:
             headers[HEADERS[option]] = options[option]
