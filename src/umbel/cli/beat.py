@@ -66,7 +66,7 @@ def beat(ctx: click.Context, /, **options: Any) -> int:
     \b
     umbel beat -l INFO
     nohup umbel -A proj beat -s /var/lib/proj/schedule -f beat.log -l INFO &
-    """  # fmt: skip
+    """  # noqa: D301  # fmt: skip  (click wants the character itself)
     asked = ctx.ensure_object(Invocation)
     asked.notes += settle_legacy(options, BEAT_OPTIONS)
     wishes = Wishes(**options)

@@ -82,10 +82,7 @@ def carry(name: str, options: Mapping[str, Any]) -> Carried:
     stamps = _read_stamps(name, options)
     for option in options.keys() - PLAIN - KNOWN - stamps.keys():
         _refuse(name, option, options[option])
-    given = options.get("headers")
-    if not (given is None or isinstance(given, Mapping)):
-        raise TypeError(f"{name}: headers must be a mapping; got {given!r}. {NOTHING_SENT}")
-    headers: dict[str, Any] = dict(given or {})
+    headers = _own_headers(name, options)
     for option in HEADERS.keys() & options.keys():
         if options[option] is not None:
             headers[HEADERS[option]] = options[option]
@@ -131,6 +128,13 @@ def _refuse(name: str, option: str, value: object) -> None:
     near = difflib.get_close_matches(option, SendOptions.__annotations__, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise TypeError(f"{name}: there is no option {option!r}.{hint} {NOTHING_SENT}")
+
+
+def _own_headers(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    given = options.get("headers")
+    if not (given is None or isinstance(given, Mapping)):
+        raise TypeError(f"{name}: headers must be a mapping; got {given!r}. {NOTHING_SENT}")
+    return dict(given or {})
 
 
 def _read_stamps(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
