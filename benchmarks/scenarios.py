@@ -75,6 +75,14 @@ def drain_results(bench: Bench, peer: Peer) -> Sample:
         return {"rate": count / seconds}
 
 
+def waits(bench: Bench, peer: Peer) -> Sample:
+    with bench.trial(peer, "waits", max(1_000, bench.tasks // 5)) as trial:
+        trial.fill("waiting")
+        trial.drain()
+        count, seconds = trial.record.window()
+        return {"rate": count / seconds}
+
+
 def enqueue(bench: Bench, peer: Peer) -> Sample:
     with bench.trial(peer, "enqueue", max(100, bench.tasks // 4)) as trial:
         answer = trial.fill("noop")
@@ -289,6 +297,12 @@ SCENARIOS = (
         "1 µs tasks and 5 ms tasks (sleeping), half and half; ideal: two plain loops",
         SHARE,
         share("mixed", 10),
+    ),
+    Scenario(
+        "waits",
+        "tasks that wait 50 ms, in 100 slots of one process; the ideal is 2,000 a second",
+        (RATE,),
+        each(waits),
     ),
     Scenario("enqueue", "`delay()` one at a time", (RATE,), each(enqueue)),
     Scenario("bulk", "many tasks in one call: `apply_many`, `group`", (RATE,), each(bulk)),

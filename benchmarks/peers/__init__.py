@@ -7,6 +7,8 @@ PEERS: dict[str, tuple[Peer, ...]] = {
     "umbel": (umbel.SQLITE,),
     "umbel-redis": (umbel.REDIS,),
     "celery": (celery.STOCK, celery.TUNED),
+    "umbel-pools": umbel.POOLS,
+    "celery-pools": celery.POOLS,
     "huey-sqlite": (huey.SQLITE,),
     "huey-redis": (huey.REDIS,),
     "dramatiq": (dramatiq.REDIS,),

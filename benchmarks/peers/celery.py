@@ -47,6 +47,23 @@ STOCK = Peer(
     scenarios=EVERYTHING | {"bulk", "chord", "chord-large", "chain"},
 )
 
+
+def _of_a_pool(pool: str) -> Peer:
+    def pool_worker(_processes: int) -> tuple[str, ...]:
+        return ("celery", "-A", "on_celery", "worker", "-P", pool, "-c", "100")
+
+    return replace(
+        STOCK,
+        name=f"celery {pool}",
+        environment="celery-pools",
+        requirements=("celery[redis]==5.7.0", "gevent"),
+        worker=pool_worker,
+        scenarios=frozenset({"waits"}),
+    )
+
+
+POOLS = tuple(map(_of_a_pool, ("threads", "gevent")))
+
 TUNED = replace(
     STOCK,
     name="celery tuned",

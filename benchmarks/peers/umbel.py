@@ -42,6 +42,24 @@ SQLITE = Peer(
     scenarios=EVERYTHING | {"bulk", "etas", "chord", "chord-large", "chain"},
 )
 
+
+def _of_a_pool(pool: str) -> Peer:
+    def pool_worker(_processes: int) -> tuple[str, ...]:
+        return ("umbel", "-A", "on_umbel", "worker", "-P", pool, "-c", "100")
+
+    return replace(
+        SQLITE,
+        name=f"umbel {pool}",
+        environment="umbel-pools",
+        requirements=(".[gevent,eventlet]",),
+        worker=pool_worker,
+        variables=(("BENCH_POOL", pool),),
+        scenarios=frozenset({"waits"}),
+    )
+
+
+POOLS = tuple(map(_of_a_pool, ("threads", "asyncio", "gevent", "eventlet")))
+
 REDIS = replace(
     SQLITE,
     name="umbel-redis",

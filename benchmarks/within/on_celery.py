@@ -40,6 +40,12 @@ def busy(index: int) -> None:
     record.done(index)
 
 
+@app.task(ignore_result=True)
+def waiting(index: int) -> None:
+    time.sleep(0.05)
+    record.done(index)
+
+
 @app.task
 def total(values: list[int]) -> int:
     return sum(values)
@@ -60,6 +66,7 @@ SEND: dict[str, Callable[[int], Any]] = {
     "kept": kept.delay,
     "mixed": mixed.delay,
     "busy": busy.delay,
+    "waiting": waiting.delay,
 }
 
 

@@ -1,5 +1,6 @@
 """The tasks of the benchmark for Umbel."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,21 @@ def busy(index: int) -> None:
     record.done(index)
 
 
+if os.environ.get("BENCH_POOL") == "asyncio":
+
+    @app.task(name="waiting", ignore_result=True)
+    async def waiting(index: int) -> None:
+        await asyncio.sleep(0.05)
+        record.done(index)
+
+else:
+
+    @app.task(name="waiting", ignore_result=True)
+    def waiting(index: int) -> None:
+        time.sleep(0.05)
+        record.done(index)
+
+
 @app.task
 def total(values: list[int]) -> int:
     return sum(values)
@@ -57,6 +73,7 @@ SEND: dict[str, Callable[[int], Any]] = {
     "kept": kept.delay,
     "mixed": mixed.delay,
     "busy": busy.delay,
+    "waiting": waiting.delay,
 }
 
 
