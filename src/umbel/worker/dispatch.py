@@ -9,7 +9,7 @@ from typing import Final
 
 from umbel.engines.broker import MAX_CLAIM
 from umbel.worker.children import Child, Children
-from umbel.worker.gate import Held
+from umbel.worker.gate import NEVER, Held
 
 READ_AHEAD: Final = 0.02
 """Seconds of estimated work that a child may hold for each slot: enough to cover one commit and
@@ -277,6 +277,10 @@ class Dispatcher:
             len(child.held) > child.slots or (child.slots > 1 and not child.taken_up)
             for child in self._children
         )
+
+    def reopening(self, now: float) -> float:
+        """Monotonic time at which the first child that got nothing for a while may get more."""
+        return min((c.shut_until for c in self._children if c.shut_until > now), default=NEVER)
 
 
 def _load(child: Child) -> float:

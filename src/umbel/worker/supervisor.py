@@ -234,7 +234,7 @@ class Supervisor:
             times.append(self._next_look if self._dry else now)
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
-        times += [self._next_limit, self.shutdown.deadline]
+        times += [self._next_limit, self.shutdown.deadline, self._dispatcher.reopening(now)]
         if self._stacks.due is not None:
             times.append(self._stacks.due)
         if self._dispatcher.waits() or self._has_unsent():
@@ -249,6 +249,7 @@ class Supervisor:
     # ------------------------------------------------------------------ outcomes and ends
 
     def _read_outcomes(self, child: Child) -> None:
+        child.shut_until = 0.0  # it does something
         for outcome in child.link.outcomes():
             if outcome.number == 0:
                 child.ready = True
