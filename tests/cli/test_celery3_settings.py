@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Project, end, read_until_ready
+from tests.servers import RedisServer
 
 CONFIG = """\
 from settings import REDIS_DB, REDIS_HOST, REDIS_PORT
@@ -64,10 +65,19 @@ def sleep():
 """
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def old(empty: Project) -> Project:
+def old(empty: Project, server: RedisServer) -> Project:
     """A project of Celery 3 whose only change is the name in its imports."""
-    empty.write("settings.py", "REDIS_HOST, REDIS_PORT, REDIS_DB = '10.0.0.7', 6379, 0\n")
+    server.empty(server.url)
+    where = f"'127.0.0.1', {server.port}, 0"
+    empty.write("settings.py", f"REDIS_HOST, REDIS_PORT, REDIS_DB = {where}\n")
     empty.write("celeryconfig.py", CONFIG)
     empty.write("jobs.py", JOBS)
     return empty
@@ -79,23 +89,16 @@ def test_its_redis_is_where_its_worker_goes(old: Project) -> None:
     assert "redis://127.0.0.1:1/0 cannot be reached" in complaint
 
 
-def on_a_file(old: Project) -> str:
-    """The module with the one line changed for which there is no engine yet."""
-    return CONFIG.replace(
-        'BROKER_URL = "redis://%s:%d/%d" % (REDIS_HOST, REDIS_PORT, REDIS_DB)',
-        f'BROKER_URL = "sqlite:///{old.store}"',
-    )
-
-
-def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project) -> None:
-    old.write("celeryconfig.py", on_a_file(old))
+def test_each_setting_has_its_effect_or_one_line_that_says_why_not(
+    old: Project, server: RedisServer
+) -> None:
     document = old.ask("report", "--check")
     settings = {one["name"]: one for one in document["settings"]}
     for name, key, value in (
         ("task_create_missing_queues", "CELERY_CREATE_MISSING_QUEUES", True),
         ("imports", "CELERY_IMPORTS", ["jobs"]),
-        ("broker_url", "BROKER_URL", f"sqlite:///{old.store}"),
-        ("result_backend", "CELERY_RESULT_BACKEND", f"sqlite:///{old.store}"),
+        ("broker_url", "BROKER_URL", server.url),
+        ("result_backend", "CELERY_RESULT_BACKEND", server.url),
         ("worker_concurrency", "CELERYD_CONCURRENCY", 2),
         ("timezone", "CELERY_TIMEZONE", "Asia/Shanghai"),
         ("worker_max_tasks_per_child", "CELERYD_MAX_TASKS_PER_CHILD", 1),
@@ -103,7 +106,7 @@ def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project)
     ):
         assert settings[name]["value"] == value
         assert settings[name]["place"] == f"celeryconfig: {key}"
-    assert document["store"] == str(old.store)
+    assert document["store"] == server.url
     assert document["results"] == "with the messages"
     idle = {
         "CELERYD_FORCE_EXECV": "exec'd afresh",
@@ -132,7 +135,7 @@ def test_each_setting_has_its_effect_or_one_line_that_says_why_not(old: Project)
 
 
 def test_what_its_settings_do_when_they_say_otherwise(old: Project) -> None:
-    text = on_a_file(old)
+    text = CONFIG
     for setting, value in (
         ("CELERY_CREATE_MISSING_QUEUES = True", "False"),
         ("CELERYD_TASK_TIME_LIMIT = 60", "0.3"),
@@ -145,7 +148,7 @@ def test_what_its_settings_do_when_they_say_otherwise(old: Project) -> None:
     complaint = old.refuse("call", "jobs.who", "--queue", "made_when_named", code=64)
     assert "made_when_named" in complaint
     with old.worker():
-        sent = old.send("jobs.sleep")
+        sent = old.ask("call", "jobs.sleep")["id"]
         deadline = time.monotonic() + 20
         while not (attempts := old.ask("result", sent)["attempts"]):
             assert time.monotonic() < deadline
@@ -159,7 +162,6 @@ def test_what_its_settings_do_when_they_say_otherwise(old: Project) -> None:
 def test_nohup_in_a_terminal_that_is_closed(
     old: Project, app: str, request: pytest.FixtureRequest
 ) -> None:
-    old.write("celeryconfig.py", on_a_file(old))
     if app == "of the configuration":  # the tasks are found by CELERY_IMPORTS alone
         imports, _, tasks = JOBS.partition('app = Celery("jobs")')
         shared = imports.replace("Celery,", "shared_task,") + tasks.partition("\n\n\n")[2]
@@ -187,7 +189,6 @@ def test_nohup_in_a_terminal_that_is_closed(
 def test_a_closed_terminal_ends_a_worker_without_nohup(
     old: Project, streams: str, request: pytest.FixtureRequest
 ) -> None:
-    old.write("celeryconfig.py", on_a_file(old))
     with terminal(old) as type_line:
         type_line(f"umbel worker -f LOG -l INFO {streams} &")
         wait_for(lambda: "ready." in read(old, "LOG"), "the worker")
