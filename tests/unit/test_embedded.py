@@ -52,6 +52,18 @@ def test_it_works_until_the_end_of_the_block(app: App) -> None:
         assert late.get(timeout=10) == "umbel-slot-1"
 
 
+def test_late_news_of_a_lost_lease_end_nothing(app: App) -> None:
+    @app.task
+    def answer() -> int:
+        return 42
+
+    with start_worker(app) as worker:
+        number = worker.incarnation.number
+        worker._supervisor._note_lost_lease()  # of the one before, as its thread may tell it
+        assert answer.delay().get(timeout=10) == 42
+        assert worker.incarnation.number == number
+
+
 def test_tasks_defined_later_are_known(app: App) -> None:
     with start_worker(app) as worker:
 

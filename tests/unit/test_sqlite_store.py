@@ -529,6 +529,28 @@ for n in range({checkpoint.LOOK_EVERY + 1}):
     assert log_size(f"{path}-wal") == 0
 
 
+def test_the_end_of_a_process_waits_for_a_checkpoint_that_just_begins(
+    engine: SqliteEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.broker.counts()
+    checkpointer = Checkpointer(path, engine.run_dir)
+    SqliteEngine(path).broker.publish([Message("a:1", "a", "q", bytes(1_000_000))])
+    began = []
+
+    def look(log: str) -> int:
+        # Just now the thread that a commit has started would come to its first line.
+        thread = threading.Thread(target=lambda: began.append(checkpointer._lock.acquire(False)))
+        thread.start()
+        thread.join()
+        return log_size(log)
+
+    monkeypatch.setattr(checkpoint, "LONG", 1)
+    monkeypatch.setattr(checkpoint, "log_size", look)
+    checkpointer.finish()
+    assert began == [False]
+    assert log_size(f"{path}-wal") == 0
+
+
 def run_checkpoint(pipe: Connection, path: Path, run_dir: Path) -> None:
     checkpointer = Checkpointer(path, run_dir)
     while pipe.recv() != "end":

@@ -427,8 +427,22 @@ class Supervisor:
             for held in self._dispatcher.drop(self._gate.revoked)
         ]
 
+    def _is_leased(self) -> bool:
+        """Whether the lease is there after all.
+
+        The thread that keeps it may tell late of the loss of one that has been followed by another,
+        and in a list where this worker itself lives no other can have its name.
+        """
+        try:
+            return self.app.engine.state.renew(self.incarnation.number)
+        except OperationalError:
+            return False  # `register` meets it too, and is tried again
+
     def _renew_incarnation(self) -> None:
         """A judge has declared this worker dead, or its store was replaced: start afresh."""
+        if self._is_leased():
+            self._lease_lost = False
+            return
         for child in self._children:
             self._dispatcher.recall(child)
             for held in child.held.values():

@@ -70,9 +70,12 @@ class Checkpointer:
     def finish(self) -> None:
         """At the end of the process: wait for what is under way, do what has not begun."""
         if self._lock.acquire(timeout=PATIENCE):
-            self._lock.release()
-            if log_size(self._log) > LONG:
-                self.run()
+            # Not let go in between: the thread may begin just then, and the process ends under it.
+            try:
+                if log_size(self._log) > LONG:
+                    self._run_alone()
+            finally:
+                self._lock.release()
 
     def run(self) -> bool:
         """Checkpoint now; False if somebody else is at it or readers were in the way."""
@@ -80,12 +83,16 @@ class Checkpointer:
             return False
         try:
             return self._run_alone()
-        except (OSError, sqlite3.Error, OperationalError, ImproperlyConfigured):
-            return False  # a full disk, a lock, a file that is gone: whoever writes meets it too
         finally:
             self._lock.release()
 
     def _run_alone(self) -> bool:
+        try:
+            return self._run_as_only_process()
+        except (OSError, sqlite3.Error, OperationalError, ImproperlyConfigured):
+            return False  # a full disk, a lock, a file that is gone: whoever writes meets it too
+
+    def _run_as_only_process(self) -> bool:
         self._lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
