@@ -8,7 +8,9 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +182,25 @@ def test_replace_waits_for_the_other_to_end(project: Project) -> None:
         assert read_until_ready(second)[-1].endswith(f"w1@{socket.gethostname()}")
     finally:
         end(second)
+
+
+def test_a_soft_limit_that_passes_while_the_first_event_loop_is_made(project: Project) -> None:
+    """Importing asyncio takes longer than it allows, and is not the task's code to end."""
+    project.write(
+        "tasks.py",
+        "from umbel import App\napp = App('tasks')\n"
+        "@app.task(soft_time_limit=0.01)\n"
+        "async def nap():\n    import asyncio\n    await asyncio.sleep(30)\n",
+    )
+    sent = project.send("tasks.nap")
+    with project.worker():
+        attempts = wait_for_attempts(project, sent)
+    assert attempts[0]["error"].startswith("SoftTimeLimitExceeded")
+    assert "ignored" not in attempts[0]["error"]
+
+
+def wait_for_attempts(project: Project, id: str) -> list[Any]:
+    deadline = time.monotonic() + 20
+    while not (attempts := project.ask("result", id)["attempts"]):
+        assert time.monotonic() < deadline, "the task does not end"
+    return list(attempts)
