@@ -171,10 +171,9 @@ def test_an_ignored_result_is_not_stored(pair: Pair) -> None:
     assert client.AsyncResult(ignored.id).state == "PENDING"
 
 
-def test_protocol_1_is_read(server: RedisServer, pair: Pair) -> None:
-    client, _, worker = pair
-    if worker == "celery":
-        pytest.skip("Umbel writes protocol 2 only")
+@pytest.mark.parametrize("pair", ["umbel"], indirect=True)  # Umbel itself writes protocol 2 only
+def test_protocol_1_is_read(pair: Pair) -> None:
+    client, _, _ = pair
     id = str(uuid.uuid4())
     client.conf.task_protocol = 1
     try:

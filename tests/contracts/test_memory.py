@@ -5,10 +5,12 @@ import pytest
 from umbel.engines.memory import MemoryEngine
 from umbel.testing.contracts import (
     BrokerContract,
+    BrowsingContract,
     ResultStoreContract,
     ScheduleContract,
     SettlementContract,
     StateStoreContract,
+    UniqueTagsContract,
     WorkflowContract,
 )
 
@@ -22,6 +24,14 @@ class OnMemory:
 
 
 class TestBroker(OnMemory, BrokerContract):
+    pass
+
+
+class TestBrowsing(OnMemory, BrowsingContract):
+    pass
+
+
+class TestUniqueTags(OnMemory, UniqueTagsContract):
     pass
 
 

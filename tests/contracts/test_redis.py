@@ -13,11 +13,13 @@ from umbel.engines.memory import MemoryEngine
 from umbel.engines.redis import RedisEngine
 from umbel.testing.contracts import (
     BrokerContract,
+    BrowsingContract,
     ResultStoreContract,
     ScheduleContract,
     SettlementContract,
     SharingContract,
     StateStoreContract,
+    UniqueTagsContract,
 )
 
 URL = os.environ.get("UMBEL_TEST_REDIS", "redis://127.0.0.1:6379/11")
@@ -41,6 +43,10 @@ class OnRedis:
 
 
 class TestBroker(OnRedis, BrokerContract):
+    pass
+
+
+class TestBrowsing(OnRedis, BrowsingContract):
     pass
 
 
@@ -76,6 +82,14 @@ class ResultsApart(OnRedis):
 
 class TestBrokerApart(ResultsApart, BrokerContract):
     pass
+
+
+class TestBrowsingApart(ResultsApart, BrowsingContract):
+    pass
+
+
+class TestUniqueTagsApart(ResultsApart, UniqueTagsContract):
+    """The broker in memory has them."""
 
 
 class TestResultsApart(ResultsApart, ResultStoreContract):

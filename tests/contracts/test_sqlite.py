@@ -7,11 +7,13 @@ import pytest
 from umbel.engines.sqlite import SqliteEngine
 from umbel.testing.contracts import (
     BrokerContract,
+    BrowsingContract,
     ResultStoreContract,
     ScheduleContract,
     SettlementContract,
     SharingContract,
     StateStoreContract,
+    UniqueTagsContract,
     WorkflowContract,
 )
 
@@ -29,6 +31,14 @@ class OnSqlite:
 
 
 class TestBroker(OnSqlite, BrokerContract):
+    pass
+
+
+class TestBrowsing(OnSqlite, BrowsingContract):
+    pass
+
+
+class TestUniqueTags(OnSqlite, UniqueTagsContract):
     pass
 
 

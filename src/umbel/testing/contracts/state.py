@@ -292,16 +292,6 @@ class StateStoreContract(EngineContract):
         assert broker.settle([settlement(again, result=result("a"))]) == []
         assert engine.results.get(["a"]) == {"a": result("a")}
 
-    def test_replaying_a_message_that_waits_again_is_no_second_task(
-        self, engine: Engine, worker: int
-    ) -> None:
-        if not engine.broker.unique_tags:
-            pytest.skip("only a resend after a lost answer looks for itself")
-        _bury(engine, worker, "a")
-        engine.broker.publish([message("a")])  # its producer sent it again
-        engine.state.replay([letter.number for letter in engine.state.dead_letters()])
-        assert claim_ids(engine.broker, worker) == ["a"]
-
     def test_many_dead_letters_are_replayed_and_dropped(self, engine: Engine, worker: int) -> None:
         ids = [f"task-{n}" for n in range(1100)]
         _bury(engine, worker, ids)
