@@ -134,6 +134,8 @@ def test_values_that_celery_takes(name: str, value: Any, kept: Any) -> None:
         ("task_time_limit", "60", "must be a number"),
         ("task_time_limit", -1, "must not be negative"),
         ("task_time_limit", math.nan, "must be a finite number"),
+        ("history_limit", 10**300, "must be at most 9223372036854775807; got 1000"),
+        ("history_expires", 1e300, "must be at most"),
         ("task_time_limit", True, "must be a number"),
         ("task_acks_late", "yes", "must be True or False"),
         ("task_max_deliveries", 0, "must be above 0"),

@@ -129,6 +129,10 @@ def _number(value: Any, *, whole: bool) -> float | None:
     return None
 
 
+LARGEST: Final = 2**63 - 1
+"""The largest number that stores and system calls take."""
+
+
 def _is_finite(number: float) -> bool:
     try:
         return math.isfinite(number)
@@ -139,6 +143,8 @@ def _is_finite(number: float) -> bool:
 def _check_range(name: str, number: float, origin: str) -> float:
     if not _is_finite(number):
         raise _refuse(name, number, origin, "must be a finite number")
+    if number > LARGEST:
+        raise _refuse(name, number, origin, f"must be at most {LARGEST}")
     if number < 0 and name not in NEGATIVE:
         raise _refuse(name, number, origin, "must not be negative")
     if number == 0 and name in ABOVE_ZERO:
