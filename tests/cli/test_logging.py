@@ -328,6 +328,33 @@ def test_the_settings_say_how_lines_look(tmp_path: Path) -> None:
     assert count(r"\x1b\[1;31mOWN day \d{3} ERROR printed in pieces\x1b\[0m")
 
 
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_a_line_that_a_task_does_not_end_is_its_own(tmp_path: Path, pool: str) -> None:
+    text = TASKS + (
+        "\n\nclass Loud(app.Task):\n"
+        "    def on_success(self, *_):\n        print('and after', end='')\n"
+        "\n@app.task(base=Loud)\ndef begin():\n    print('half', end='')\n    add(1, 2)\n"
+        "    print(' a line', end='')\n"
+        "\n@app.task\nasync def hold(name):\n    import asyncio\n    print(name, end='')\n"
+        "    await asyncio.sleep(0.2)\n    print(' holds')\n"
+    )
+    project = make(tmp_path, pool, text)
+    with project.worker("-l", "info", "-f", "w.log", "--log-json", "-P", pool, "-c", "2"):
+        first = project.send("tasks.begin")
+        project.ask("result", first, "--wait")
+        held = [project.send("tasks.hold", name) for name in ("one", "two")]
+        second = project.send("tasks.shout")
+        log = Log(project.folder / "w.log")
+        for id in (*held, second):
+            log.wait_for(f"{id}.* succeeded")
+    told = [json.loads(line) for line in log.lines()]
+    printed = [(one["message"], one["task_id"]) for one in told if "redirected" in one["logger"]]
+    assert set(printed) == {
+        ("half a line", first), ("and after", first), ("one holds", held[0]),
+        ("two holds", held[1]), ("printed in pieces", second), ("an error", second),
+    }  # fmt: skip
+
+
 def test_what_tasks_print_stays_where_it_is_printed(tmp_path: Path) -> None:
     project = make(tmp_path, "code", TASKS + "app.conf.worker_redirect_stdouts = False\n")
     with project.worker("-l", "INFO", "-f", "w.log"):

@@ -323,7 +323,13 @@ class LoggingProxy(io.TextIOBase):
         return len(text)
 
     def _rest(self) -> list[str]:
-        """The pieces of the line that this thread has begun."""
+        """The pieces of the line that this task, or outside of one this thread, has begun."""
+        request = current.get()
+        if request is not None:
+            while request.outer is not None:
+                request = request.outer
+            request.begun = request.begun or {}
+            return request.begun.setdefault(self, [])
         rest: list[str] | None = getattr(self._local, "rest", None)
         if rest is None:
             rest = self._local.rest = []
@@ -332,10 +338,11 @@ class LoggingProxy(io.TextIOBase):
     def flush(self) -> None:
         """Log what was begun."""
         if not getattr(self._local, "busy", False):
-            self._log_rest(self._rest())
+            self.end_line(self._rest())
         self._stream.flush()
 
-    def _log_rest(self, rest: list[str]) -> None:
+    def end_line(self, rest: list[str]) -> None:
+        """Log a line in its pieces, which nothing will follow."""
         line = "".join(rest)
         rest.clear()
         self._log(line)
@@ -370,6 +377,12 @@ class LoggingProxy(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         """The encoding of the stream that it replaces."""
         return self._stream.encoding
+
+
+def end_lines(request: Request) -> None:
+    """Log what a run has printed last, without the end of a line: the next run begins its own."""
+    for stream, rest in (request.begun or {}).items():
+        stream.end_line(rest)
 
 
 def redirect(level: str) -> None:

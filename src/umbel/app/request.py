@@ -14,6 +14,7 @@ from umbel.message.task import DEATH_NOTES, KNOWN_HEADERS
 
 if TYPE_CHECKING:
     from umbel.app.execution.retries import RetryPlan
+    from umbel.app.log import LoggingProxy
     from umbel.app.task import Task
     from umbel.canvas import Signature
     from umbel.result import AsyncResult
@@ -85,6 +86,8 @@ class Request:
     payload: bytes | None = None
     owner: Task[..., Any] | None = None
     """The task that runs."""
+    begun: dict[LoggingProxy, list[str]] | None = None
+    """The pieces of lines that it has printed and not ended, for each stream."""
     outer: Request | None = None
     """The request of the task that called this one directly."""
 

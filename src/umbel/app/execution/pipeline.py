@@ -153,6 +153,10 @@ class Pipeline:
         To be called in the run's context.
         """
         steps, request = run.steps, run.request
+        if request.begun is not None:
+            from umbel.app.log import end_lines
+
+            end_lines(request)
         try:
             if failure is not None:
                 # The class's own: what a task raises may have overridden it.

@@ -138,6 +138,10 @@ class Steps:
             retval=value,
             state=state,
         )
+        if request.begun is not None:
+            from umbel.app.log import end_lines
+
+            end_lines(request)
 
     def tell(
         self,
