@@ -127,16 +127,18 @@ def test_soft_limit_is_never_late(
         innocent.append(project.send("work", 0.0))
         innocent.append(project.send("awork", 0.0))
     ends: dict[str, str] = {}
+    unnoted = 0
     for job in close:
         error = job.get(timeout=60, propagate=False)
         if isinstance(error, Exception):
             assert type(error) is SoftTimeLimitExceeded, error
             runs = project.oracle.runs_of(job.id)
-            assert len(runs) == 1, "the signal ended a process"
-            (run,) = runs
-            if run.end is not None:  # else the limit came while the body noted it
-                # A body that has waited its millisecond less than the limit is hit on its way out.
-                assert run.end - run.opened > 0.94 * limit, "hit by another task's signal"
+            assert len(runs) <= 1, "the signal ended a process"
+            unnoted += not runs  # on a busy machine the limit came before the body noted its start
+            for run in runs:
+                if run.end is not None:  # else it came while the body noted its end
+                    # One that has waited its millisecond less than the limit is hit on its way out.
+                    assert run.end - run.opened > 0.94 * limit, "hit by another task's signal"
             ends[job.id] = "FAILURE"
     for job in innocent:
         job.get(timeout=10)
@@ -144,7 +146,7 @@ def test_soft_limit_is_never_late(
     worker.stop()
     verdict = project.oracle.judge(project.engine, ends=ends)
     verdict.demand_soundness()
-    assert verdict.runs == 3 * len(close)
+    assert verdict.runs == 3 * len(close) - unnoted
     record_proof(tasks=len(close), reached=len(ends), hit_others=0)
     print(f"{len(ends)} of {len(close)} met their limit")
 
