@@ -328,6 +328,30 @@ def test_the_settings_say_how_lines_look(tmp_path: Path) -> None:
     assert count(r"\x1b\[1;31mOWN day \d{3} ERROR printed in pieces\x1b\[0m")
 
 
+def test_of_two_workers_that_start_at_once_each_has_its_own_log(tmp_path: Path) -> None:
+    text = TASKS + (
+        "\n\nimport time\nfrom pathlib import Path\nfrom umbel.signals import celeryd_init\n"
+        "\n@celeryd_init.connect\ndef wait(**_):\n"
+        "    if not Path('named').exists():\n        Path('named').touch()\n"
+        "        while not Path('go').exists():\n            time.sleep(0.01)\n"
+    )
+    project = make(tmp_path, "code", text)
+    options = ("-c", "1", "-l", "info", "-f", "%n.log")
+    slow = project.popen("worker", *options)
+    try:
+        deadline = time.monotonic() + 20
+        while not (project.folder / "named").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with project.worker(*options):
+            (project.folder / "go").touch()
+            (line,) = Log(project.folder / "celery2.log").wait_for(" ready")
+            assert f"celery2@{socket.gethostname()} ready" in line
+            assert sum(" ready" in one for one in Log(project.folder / "celery.log").lines()) == 1
+    finally:
+        end(slow)
+
+
 @pytest.mark.parametrize("pool", ["prefork", "asyncio"])
 def test_a_line_that_a_task_does_not_end_is_its_own(tmp_path: Path, pool: str) -> None:
     text = TASKS + (

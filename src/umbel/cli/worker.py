@@ -407,6 +407,9 @@ def work(
     try:
         code = supervisor.run(ready)
     except NodeTaken as error:
+        if wishes.node is None:
+            log().info("Another worker has just taken the name %s; starting anew", told.node)
+            return 0, True
         raise Refusal(str(error), CANNOT_CREATE) from error
     finally:
         if beat is not None:

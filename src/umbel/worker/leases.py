@@ -54,17 +54,18 @@ class Incarnation:
         self.node: str = node or ""
         self.number: int = 0
 
-    def register(self, *, replace: bool = False) -> RunFile:
+    def register(self, *, replace: bool = False, announced: str = "") -> RunFile:
         """Enter the list of workers, under a new number each time.
 
         A dead worker of the wanted name is recovered first. A live one is an error (`NodeTaken`),
-        or with `replace` its end is waited for. Without a wish the name is `celery@host`, with a
-        number if that is taken. The first call makes and locks the run file, which it returns.
+        or with `replace` its end is waited for. Without a wish the name is the `announced` one,
+        which nobody may have either; without that `celery@host`, with a number if that is taken.
+        The first call makes and locks the run file, which it returns.
         """
         self._judge.look(self.number)  # first of all, this tells whether the store can be used
         self.run_file = self.run_file or RunFile.create(self._engine.run_dir)
         try:
-            while not self._try_names(self.run_file, replace=replace):
+            while not self._try_names(self.run_file, announced, replace=replace):
                 time.sleep(REPLACE_EVERY)
         except BaseException:
             if not self.number:
@@ -72,11 +73,12 @@ class Incarnation:
             raise
         return self.run_file
 
-    def _try_names(self, run_file: RunFile, *, replace: bool) -> bool:
+    def _try_names(self, run_file: RunFile, announced: str, *, replace: bool) -> bool:
+        wanted = self._wanted or announced
         host = socket.gethostname()
         attempt = 1
         while True:
-            name = self._wanted or f"celery{'' if attempt == 1 else attempt}@{host}"
+            name = wanted or f"celery{'' if attempt == 1 else attempt}@{host}"
             record = WorkerRecord(
                 name, host, os.getpid(), self._queues, self._slots, self._lease,
                 started=clock.time(),
@@ -86,9 +88,9 @@ class Incarnation:
             except NameTaken as taken:
                 if self._judge.recover_if_dead(taken.record):
                     continue
-                if self._wanted is None:
+                if not wanted:
                     attempt += 1
-                elif replace:
+                elif replace and self._wanted:
                     return False
                 else:
                     raise NodeTaken(_refusal(taken.record)) from None

@@ -74,6 +74,7 @@ class Options:
 class Supervisor:
     """One worker.
 
+    With no name in its options it has the one that its log was set up for, or none (`NodeTaken`).
     `own_engine` is for the lease, which must wait for nothing else: by default the app's store,
     over connections of its own.
     """
@@ -133,7 +134,9 @@ class Supervisor:
         with contextlib.ExitStack() as ends:
             ends.callback(self._selector.close)
             ends.callback(self._children.close)
-            run_file = self.incarnation.register(replace=self.options.replace)
+            run_file = self.incarnation.register(
+                replace=self.options.replace, announced=self.options.log.node
+            )
             ends.callback(self._leave)
             wake = ends.enter_context(self.shutdown.listen())
             self._notices = Notices(self.app, self.incarnation.node)
