@@ -8,6 +8,7 @@ import pytest
 
 from umbel import App, clock
 from umbel.engines.broker import StoredResult
+from umbel.testing.contracts.values import record
 from umbel.worker import gate as gate_module
 from umbel.worker.gate import Gate
 from umbel.worker.settle import Settler
@@ -60,3 +61,18 @@ def test_many_that_are_in_force_are_not_read_again_each_time(
         gate.learn_revocations(ask(0)[0])
     assert len(gate.revoked) == 500
     assert told < 5 * 500
+
+
+def test_names_of_unknown_tasks_are_not_kept_without_end(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate_module, "TOLD", 10)
+    gate = Gate(app, Settler(app, "w1@here"), None, None)
+    worker = app.engine.state.register(record())
+    for n in range(25):
+        for _ in range(2):
+            app.send_task(f"made.up.{n}", queue="q")
+    for delivery in app.engine.broker.claim(worker, ["q"], 100).deliveries:
+        gate.decide(delivery)
+    assert len(gate._told) <= 10
+    assert sum("is registered here" in text for text in caplog.messages) == 25

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from pathlib import Path
 
 import msgspec
 
-from umbel.engines.run_file import RunFile, SlotTable, proof_of_death, read_trace
+from umbel.engines.run_file import (
+    RunFile,
+    SlotTable,
+    proof_of_death,
+    read_trace,
+    remove_strays,
+)
 from umbel.engines.state import WorkerRecord
 
 
@@ -59,3 +67,17 @@ def test_nothing_is_told_of_a_worker_elsewhere(tmp_path: Path) -> None:
         assert read_trace(other, tmp_path) is None
         assert proof_of_death(other, tmp_path) is None
     run_file.close(remove=True)
+
+
+def test_run_files_of_those_who_died_making_them_are_removed(tmp_path: Path) -> None:
+    living, _ = make(tmp_path)
+    for name in ("dead", "young", "stopped"):
+        (tmp_path / f"new-worker.{name}").touch()
+        if name != "young":
+            os.utime(tmp_path / f"new-worker.{name}", (1, 1))
+    with (tmp_path / "new-worker.stopped").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_strays(tmp_path, ())
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {living.path.name, "new-worker.young", "new-worker.stopped"}
+    living.close(remove=True)

@@ -651,6 +651,23 @@ def test_the_fifos_of_the_dead_are_removed(engine: SqliteEngine, path: Path) -> 
     assert list(engine.run_dir.glob("*.fifo")) == []
 
 
+def test_the_fifos_of_those_who_died_making_them_are_removed(engine: SqliteEngine) -> None:
+    mine = [engine.broker.listen(), engine.results.listen()]
+    for kind in ("work", "result"):
+        for name in ("dead", "young", "stopped"):
+            os.mkfifo(engine.run_dir / f"new-{kind}.{name}.fifo")
+            if name != "young":
+                os.utime(engine.run_dir / f"new-{kind}.{name}.fifo", (1, 1))
+    readers = [os.open(path, os.O_RDWR) for path in engine.run_dir.glob("new-*.stopped.fifo")]
+    engine.state.keep_house()
+    left = sorted(path.name for path in engine.run_dir.glob("new-*"))
+    assert left == [f"new-{k}.{n}.fifo" for k in ("result", "work") for n in ("stopped", "young")]
+    for reader in readers:
+        os.close(reader)
+    for waker in mine:
+        waker.close()
+
+
 def test_a_childs_copy_of_a_waker_is_not_its_own(engine: SqliteEngine) -> None:
     waker = engine.broker.listen()
     assert in_fork(waker.close) == "None"

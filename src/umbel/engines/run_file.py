@@ -30,6 +30,10 @@ import msgspec
 from umbel.engines.state import WorkerRecord
 
 PREFIX: Final = "worker."
+FRESH: Final = "new-"
+"""Before the name of one that is just being made."""
+LONG_AGO: Final = 60.0
+"""Seconds after which whoever was making one has made it, or is dead."""
 """How a run file's name begins."""
 HEAD: Final = 64
 RENEWED: Final = 48
@@ -81,7 +85,7 @@ class RunFile:
         """Make and lock a new run file."""
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         token = secrets.token_hex(16)
-        path, fresh = run_dir / f"{PREFIX}{token}", run_dir / f"new-{token}"
+        path, fresh = run_dir / f"{PREFIX}{token}", run_dir / f"{FRESH}{PREFIX}{token}"
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(descriptor, 0, SIZE)  # mapped memory without a block would be a SIGBUS
@@ -247,9 +251,12 @@ def remove_strays(run_dir: Path, known: Collection[str]) -> None:
     A worker that was declared dead by its lease leaves its file behind when it dies later.
     """
     for name in os.listdir(run_dir) if run_dir.is_dir() else ():
-        if not name.startswith(PREFIX) or name in known:
+        if not name.removeprefix(FRESH).startswith(PREFIX) or name in known:
             continue
         with contextlib.suppress(OSError):
+            made = os.stat(run_dir / name).st_mtime
+            if name.startswith(FRESH) and time.time() - made < LONG_AGO:
+                continue
             descriptor = os.open(run_dir / name, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

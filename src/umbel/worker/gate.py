@@ -25,6 +25,8 @@ arrivals: logging.Logger = logging.getLogger("umbel.worker.strategy")
 
 REVOKED: Final = 1000
 """Revoked ids that a worker may mirror without looking which of them have run out."""
+TOLD: Final = 1000
+"""Names of unknown tasks that a worker remembers to have warned of."""
 NEVER: Final = float("inf")
 UNKNOWN_TRIES: Final = 6
 """How often a message with an unknown task is looked at before its time is up."""
@@ -146,6 +148,8 @@ class Gate:
         timeout = self._app.conf.task_unknown_timeout
         since = delivery.unknown_since or now
         if headers.task not in self._told:
+            if len(self._told) >= TOLD:  # whoever sends can make up any number
+                self._told.clear()
             self._told.add(headers.task)
             logger.warning(
                 "No task %r is registered here; its messages go back for a worker that knows it, "

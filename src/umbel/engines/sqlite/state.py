@@ -288,6 +288,8 @@ class SqliteState:
             ).rowcount
             expired = expire_workflows(connection, now, ROWS)
         self._checkpointer.count_commit()
+        self._work.sweep()
+        self._results.sweep()
         return ROWS in {results, entries, expired}
 
 

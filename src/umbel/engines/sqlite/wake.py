@@ -26,6 +26,8 @@ SETTLED: Final = 0.05
 kernel's time stamps are coarse, and a FIFO made in the same tick would be missed."""
 
 
+LONG_AGO: Final = 60.0
+"""Seconds after which whoever was making a FIFO has made it, or is dead."""
 KEPT_OPEN: Final = 64
 """Most FIFOs of one kind that stay open between rings; the rest are opened for each ring."""
 
@@ -37,7 +39,7 @@ class FifoWaker:
         name = f"{kind}.{os.getpid()}.{secrets.token_hex(4)}"
         self._path = run_dir / f"{name}.fifo"
         self._owner = os.getpid()
-        fresh = run_dir / f"new-{name}"
+        fresh = run_dir / f"new-{name}.fifo"
         self._files = [fresh, self._path]
         self._descriptor = -1
         try:
@@ -75,6 +77,14 @@ class FifoWaker:
         """Close it, where a signal handler that raised kept its owner from doing so."""
         if self._descriptor >= 0 or self._files:
             self.close()
+
+
+def _has_reader(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.ENXIO
+    return True
 
 
 class Bell:
@@ -150,6 +160,14 @@ class Bell:
     def _remove(self, name: str) -> None:
         os.close(self._open.pop(name))
         (self._run_dir / name).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove FIFOs of processes that died while they made them: no ring ever comes to these."""
+        now = time.time()
+        with contextlib.suppress(OSError):  # no folder: nobody has ever listened
+            for path in self._run_dir.glob(f"new-{self._prefix}*.fifo"):
+                if now - path.stat().st_mtime > LONG_AGO and not _has_reader(path):
+                    path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the FIFOs; the next ring opens them again."""
