@@ -551,6 +551,21 @@ def test_the_end_of_a_process_waits_for_a_checkpoint_that_just_begins(
     assert log_size(f"{path}-wal") == 0
 
 
+def test_a_log_that_was_removed_is_told_and_what_it_held_is_saved(
+    engine: SqliteEngine, path: Path
+) -> None:
+    engine.broker.publish([message("a"), message("b")])
+    Path(f"{path}-wal").unlink()
+    for use in (lambda: engine.broker.publish([message("c")]), engine.broker.counts):
+        with pytest.raises(
+            StoreDamaged, match=r"-wal was removed while.*Stop every process"
+        ):
+            use()
+    engine.close()
+    assert [count.ready for count in engine.broker.counts()] == [2]
+    engine.broker.publish([message("c")])
+
+
 def run_checkpoint(pipe: Connection, path: Path, run_dir: Path) -> None:
     checkpointer = Checkpointer(path, run_dir)
     while pipe.recv() != "end":

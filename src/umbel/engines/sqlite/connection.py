@@ -247,7 +247,15 @@ def explain_in_use(error: Exception, path: Path) -> Exception:
     return OperationalError(str(error)) if isinstance(error, ImproperlyConfigured) else error
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _log_removed(path: Path) -> StoreDamaged:
+    return StoreDamaged(
+        f"The write-ahead log {path}-wal was removed while the store was in use; it is part of the "
+        "store. Nothing was written now. Stop every process that uses the store, and only then "
+        "start again: the last one to close it saves what the log held."
+    )
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -266,12 +274,18 @@ class Database:
         self._held = False  # the lock, for the length of a fork
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._log_path = f"{path}-wal"
+        self._log: tuple[int, int] | None = None
         watch(self)
 
     def _open(self, deadline: float) -> sqlite3.Connection:
         if self._connection is not None and self._file != _identity(self.path):
             # Somebody removed or replaced the file: what is written to the old one is lost.
             self._close()
+        elif self._connection is not None and self._log != _identity(self._log_path):
+            # No SQLite does that while a connection is open. This one would write on into the
+            # removed log, which nobody else finds.
+            raise _log_removed(self.path)
         if self._connection is None:
             left = max(deadline - time.monotonic(), 0.0)
             try:
@@ -283,6 +297,7 @@ class Database:
                     raise
                 raise explain_in_use(error, self.path) from error
             self._file = _identity(self.path)
+            self._log = _identity(self._log_path)
         return self._connection
 
     @contextmanager
