@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,29 @@ def test_late_news_of_a_lost_lease_end_nothing(app: App) -> None:
         worker._supervisor._note_lost_lease()  # of the one before, as its thread may tell it
         assert answer.delay().get(timeout=10) == 42
         assert worker.incarnation.number == number
+
+
+def test_a_result_that_the_store_cannot_take_ends_as_a_dead_letter(tmp_path: Path) -> None:
+    app = App("large", broker=f"sqlite:///{tmp_path}/queue.db", task_max_message_bytes=2 << 30)
+
+    @app.task
+    def fill(size: int) -> str:
+        return "x" * size
+
+    app.engine.broker.counts()
+    database = app.engine._database  # type: ignore[attr-defined]
+    assert database._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == 1_000_000_000
+    database._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+    app.conf.result_backend = "broker"
+    with start_worker(app):
+        large = fill.delay(200_000)
+        with pytest.raises(ValueError, match=r"its end cannot be stored.*too big"):
+            large.get(timeout=10)
+        assert len(fill.delay(10).get(timeout=10)) == 10
+    (letter,) = app.engine.state.dead_letters()
+    assert (letter.id, letter.reason) == (large.id, "unstorable")
+    assert "too big" in letter.detail
+    app.close()
 
 
 def test_tasks_defined_later_are_known(app: App) -> None:

@@ -557,9 +557,7 @@ def test_a_log_that_was_removed_is_told_and_what_it_held_is_saved(
     engine.broker.publish([message("a"), message("b")])
     Path(f"{path}-wal").unlink()
     for use in (lambda: engine.broker.publish([message("c")]), engine.broker.counts):
-        with pytest.raises(
-            StoreDamaged, match=r"-wal was removed while.*Stop every process"
-        ):
+        with pytest.raises(StoreDamaged, match=r"-wal was removed while.*Stop every process"):
             use()
     engine.close()
     assert [count.ready for count in engine.broker.counts()] == [2]

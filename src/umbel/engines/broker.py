@@ -93,7 +93,8 @@ class Bury(msgspec.Struct, frozen=True, gc=False):
     """The task's id and name as far as they could be read, else empty."""
     task: str
     reason: str
-    """One word: `lost`, `unknown`, `undecodable`, `disallowed`, `untrusted`."""
+    """One word: `lost`, `unknown`, `undecodable`, `disallowed`, `untrusted`, `rejected` (by its
+    task), `unstorable`."""
     detail: str
     """For people: the cause, with signal or exit code, memory and stack where known."""
     deliveries: int | None = None

@@ -50,6 +50,8 @@ STATES = {
     "rejected": states.FAILURE,
     "requeued": states.REJECTED,
 }
+MANY: Final = 100_000
+"""More deliveries than one worker ever holds."""
 REQUEUE_DELAY: Final = 1.0
 """Seconds before a message that its task has rejected with `requeue=True` runs again."""
 
@@ -213,6 +215,17 @@ class Settler:
             return Settlement(delivery.number, delivery.worker, delivery.attempt, end)
         end = self._bury(headers, "undecodable", why)
         return self._close(delivery, headers, end, states.FAILURE, DecodeError(why))
+
+    def unstorable(self, refused: Settlement, cause: Exception) -> Settlement:
+        """Its end cannot be stored, and no second try helps: too large for the store, say."""
+        held = self._app.engine.state.claims(refused.worker, MANY)
+        delivery = next((one for one in held if one.number == refused.number), None)
+        if delivery is None:
+            return refused  # no longer this worker's: the store refuses it before it looks
+        headers = task_message.decode_headers(delivery.payload)
+        error = ValueError(f"{headers.task} has ended, and its end cannot be stored: {cause}")
+        end = self._bury(headers, "unstorable", str(error))
+        return self._close(delivery, headers, end, states.FAILURE, error)
 
     def disallowed(self, delivery: Delivery, why: str, headers: Headers) -> Settlement:
         """Its content is of a type that is not accepted, so it was not decoded."""

@@ -19,7 +19,7 @@ from typing import Final
 from umbel import clock, signals
 from umbel.app import App
 from umbel.app.log import LogOptions
-from umbel.engines.broker import Bury, Claim, Delivery, LeaseLost, Settlement
+from umbel.engines.broker import Claim, Delivery, LeaseLost, Settlement
 from umbel.engines.state import Engine
 from umbel.exceptions import OperationalError
 from umbel.pools.child import IMPORT_FAILED
@@ -351,9 +351,7 @@ class Supervisor:
             except OperationalError:
                 raise
             except Exception as error:  # noqa: BLE001  (told above; its message is kept as it is)
-                end = Bury("", "", "undecodable", f"its outcome could not be stored: {error!r}")
-                buried = Settlement(settlement.number, settlement.worker, settlement.attempt, end)
-                refused += self._broker.settle([buried])
+                refused += self._broker.settle([self._settler.unstorable(settlement, error)])
         return refused
 
     def _complain(self, error: Exception) -> None:
