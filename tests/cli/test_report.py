@@ -54,14 +54,34 @@ def test_with_compat_no_difference_is_met(project: Project) -> None:
 def test_everything_that_is_refused_is_named_and_the_exit_code_tells(project: Project) -> None:
     configure(
         project,
-        "CELERY_TASK_SERIALISER = 'json'\nCASSANDRA_PORT = 1\ntask_time_limit = 'long'\n",
+        "CELERY_TASK_SERIALISER = 'json'\nCASSANDRA_PORT = 1\ntask_time_limit = 'long'\n"
+        "BROKER_URL = 'redis://me:hunter2@there/0'\n",
     )
+    project.environment["UMBEL_WORKER_LEASE"] = "8"
+    project.environment["UMBEL_WORKER_CONCURRENCY"] = "many"
     document = project.ask("report", "--check", code=1)
-    assert len(document["problems"]) == 3
+    assert len(document["problems"]) == 4
     text = "\n".join(document["problems"])
-    for part in ("task_serializer", "cassandra_port", "task_time_limit must be a number"):
+    for part in (
+        "task_serializer", "cassandra_port", "task_time_limit must be a number",
+        "worker_concurrency",
+    ):  # fmt: skip
         assert part in text
-    assert "task_serializer" in project.say("report", code=1)
+    # What is good is shown all the same.
+    assert document["settings"] == [
+        {
+            "name": "broker_url", "value": "redis://me:**@there/0", "origin": "configuration",
+            "place": "celeryconfig: BROKER_URL",
+        },
+        {
+            "name": "worker_lease", "value": 8.0, "origin": "environment",
+            "place": "UMBEL_WORKER_LEASE",
+        },
+    ]  # fmt: skip
+    shown = project.say("report", code=1)
+    assert "task_serializer" in shown
+    assert "celeryconfig: BROKER_URL" in shown
+    assert "hunter2" not in shown
 
 
 def test_tasks_of_all_modules_are_counted(project: Project) -> None:

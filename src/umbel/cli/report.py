@@ -108,7 +108,6 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
     from importlib.metadata import version
 
     from umbel.app.settings.values import censor
-    from umbel.exceptions import ImproperlyConfigured
 
     document: dict[str, Any] = {
         "umbel": __version__,
@@ -118,16 +117,10 @@ def describe(app: App, name: str, problems: list[str]) -> dict[str, Any]:
         "app": name,
     }
     conf = app.conf
-    try:
-        conf.read()
-    except ImproperlyConfigured:
-        return document | {"problems": problems}
-    settings = []
-    for setting, value in sorted(conf.without_defaults().items()):
-        origin, place = conf.origin(setting)
-        settings.append(
-            {"name": setting, "value": censor(setting, value), "origin": origin, "place": place}
-        )
+    settings = [
+        {"name": name, "value": censor(name, vars(conf)[name]), "origin": origin, "place": place}
+        for name, (origin, place) in sorted(conf.origins().items())
+    ]
     if problems:
         return document | {"settings": settings, "problems": problems}
     return document | {

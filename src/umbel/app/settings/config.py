@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
@@ -146,9 +147,9 @@ class Configuration:
         errors = []
         for layer, items in found:
             for name, (value, origin) in items.items():
-                if layer == ENVIRONMENT:
-                    value = self._kinds().parse(name, value)  # noqa: PLW2901
                 try:
+                    if layer == ENVIRONMENT:
+                        value = self._kinds().parse(name, value)  # noqa: PLW2901
                     self._give(layer, name, value, origin)
                 except ImproperlyConfigured as error:
                     errors.append(str(error))
@@ -423,6 +424,16 @@ class Configuration:
         self.read()
         given = dict.fromkeys(name for layer in self._layers for name in layer)
         return {name: self[name] for name in given}
+
+    def origins(self) -> dict[str, tuple[str, str]]:
+        """Where each setting comes from that was given and is good, even if others are refused."""
+        with contextlib.suppress(ImproperlyConfigured):
+            self.read()
+        return {
+            name: (kind, item.origin)
+            for layer, kind in reversed(list(zip(self._layers, ORIGINS, strict=True)))
+            for name, item in layer.items()
+        }
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """The settings that were given, or all; secrets are shown as `********`."""
