@@ -114,7 +114,7 @@ def test_long_task_that_holds_the_gil_runs_once(project: Project) -> None:
     workers = [project.worker(f"w{n}", slots=1) for n in range(2)]
     jobs = [project.send("hold_gil", int(3 * LEASE) + 1) for _ in range(2)]
     for job in jobs:
-        job.get(timeout=4 * LEASE)
+        job.get(timeout=30)
     for worker in workers:
         worker.stop()
     verdict = project.oracle.judge(project.engine)
@@ -136,7 +136,7 @@ def test_stopped_worker_is_fenced(project: Project, record_proof: RecordProof) -
         os.kill(pid, signal.SIGSTOP)
     stopped = time.monotonic()
     project.note_kill("a stopped worker", servers={server}, most=1)
-    project.wait_for_runs(job.id, 2, seconds=2 * LEASE)
+    project.wait_for_runs(job.id, 2, seconds=30)
     taken_over = time.monotonic() - stopped
     # The counter last moved at most one renewal, a sixth of a lease, before the stop.
     assert taken_over >= 0.8 * LEASE, "nobody may take work over before a lease has passed"
@@ -151,7 +151,7 @@ def test_stopped_worker_is_fenced(project: Project, record_proof: RecordProof) -
     table = project.engine.run_dir / record.run_file
     wait_until(lambda: not any(table.read_bytes()[HEAD : HEAD + 8]), "the stale outcome")
     os.kill(tree[0], signal.SIGCONT)
-    token = job.get(timeout=2 * LEASE)
+    token = job.get(timeout=20)
     first, second = project.oracle.runs_of(job.id)
     assert first.server == server
     assert first.end is not None
@@ -163,7 +163,7 @@ def test_stopped_worker_is_fenced(project: Project, record_proof: RecordProof) -
     other.stop()
     more = [project.send("work") for _ in range(20)]
     for one in more:
-        one.get(timeout=5)
+        one.get(timeout=20)
         assert project.oracle.runs_of(one.id)[0].server == server
     stale.stop()
     verdict = project.oracle.judge(project.engine)
@@ -183,11 +183,11 @@ def test_stopped_worker_that_dies_leaves_nothing(project: Project) -> None:
     for pid in tree:
         os.kill(pid, signal.SIGSTOP)
     project.note_kill("a stopped worker", servers={server}, most=1)
-    project.wait_for_runs(job.id, 2, seconds=2 * LEASE)
+    project.wait_for_runs(job.id, 2, seconds=30)
     for pid in tree:
         os.kill(pid, signal.SIGKILL)
     stale.wait()
-    job.get(timeout=3 * LEASE)
+    job.get(timeout=20)
     project.send("work").get(timeout=5)  # dead workers' FIFOs go when something is sent
     other.stop()
     project.oracle.judge(project.engine).demand_soundness()

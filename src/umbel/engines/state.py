@@ -6,7 +6,8 @@ incarnation dead after it has itself seen the counter stand still (`umbel.worker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypedDict, Unpack
@@ -79,6 +80,18 @@ class HistoryFilter(TypedDict, total=False):
     """Of a state (`umbel.states`), or LOST: the attempt's process died."""
     limit: int
     """No more than so many; by default 100."""
+
+
+def select(entries: Iterable[HistoryEntry], which: HistoryFilter) -> list[HistoryEntry]:
+    """Those of some entries that are meant, in their order; no more is read than is needed."""
+    limit = which.get("limit", 100)
+    asked = [(field, which.get(field)) for field in ("task", "id", "state")]
+    chosen = (
+        entry
+        for entry in entries
+        if all(value in {None, getattr(entry, field)} for field, value in asked)
+    )
+    return list(islice(chosen, limit))
 
 
 class ScheduleRecord(msgspec.Struct, frozen=True):

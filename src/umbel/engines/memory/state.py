@@ -20,6 +20,7 @@ from umbel.engines.state import (
     ScheduleChange,
     ScheduleRecord,
     WorkerRecord,
+    select,
 )
 
 
@@ -174,15 +175,8 @@ class MemoryState:
 
     def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
-        limit = which.pop("limit", 100)
-        asked = [(field, value) for field, value in which.items() if value is not None]
         with self._store.lock:
-            chosen = (
-                entry
-                for entry in reversed(self._store.history)
-                if all(getattr(entry, field) == value for field, value in asked)
-            )
-            return list(islice(chosen, limit))
+            return select(reversed(self._store.history), which)
 
     def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
         """The periodic tasks; see the contract."""

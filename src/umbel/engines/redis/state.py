@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 
@@ -18,10 +18,12 @@ from umbel.engines.redis.keys import Keys
 from umbel.engines.redis.results import RedisResults
 from umbel.engines.state import (
     DeadLetter,
+    HistoryFilter,
     NameTaken,
     ScheduleChange,
     ScheduleRecord,
     WorkerRecord,
+    select,
 )
 
 logger: Final = logging.getLogger("umbel.engines.redis")
@@ -296,31 +298,17 @@ class RedisState:
 
     # ------------------------------------------------------------------ history, house
 
-    def history(
-        self,
-        *,
-        task: str | None = None,
-        id: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-    ) -> list[HistoryEntry]:
+    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
-        found: list[HistoryEntry] = []
+        return select(self._entries(), which)
+
+    def _entries(self) -> Iterator[HistoryEntry]:
         start = 0
         while True:
             (rows,) = self._server.call([("LRANGE", self._keys.history, start, start + BATCH - 1)])
-            for row in rows:
-                entry = _entry(row)
-                if (
-                    task in {None, entry.task}
-                    and id in {None, entry.id}
-                    and state in {None, entry.state}
-                ):
-                    found.append(entry)
-                    if len(found) == limit:
-                        return found
+            yield from map(_entry, rows)
             if len(rows) < BATCH:
-                return found
+                return
             start += BATCH
 
     def keep_house(
