@@ -14,7 +14,6 @@ from typing import (
     Any,
     Concatenate,
     Literal,
-    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -26,7 +25,7 @@ from typing import (
 from weakref import ref
 
 from umbel._state import current_request
-from umbel.app.current import State, apps, get_current_task, get_current_worker_task
+from umbel.app.current import State, apps
 from umbel.app.discovery import Search, discover, import_task_modules
 from umbel.app.location import locate_store
 from umbel.app.naming import importable_name, main_module
@@ -34,31 +33,27 @@ from umbel.app.refusals import ARGUMENTS, CLASSES, NAMES
 from umbel.app.registry import TaskRegistry
 from umbel.app.settings.table import Settings, UnreadSettings
 from umbel.app.shared import Sharing, share, sharings
+from umbel.app.shorthands import Shorthands
 from umbel.app.task import AsyncTask, Task, make_task, stack_level, warn_of_near_misses
 from umbel.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
 from umbel.signals import Signal
 
 if TYPE_CHECKING:
-    from datetime import datetime, tzinfo
     from types import ModuleType
 
-    from umbel.app.connection import Connection
     from umbel.app.sending.options import SendOptions, TaskOptions
     from umbel.app.sending.routing import Amqp
     from umbel.app.sending.sender import Sender
     from umbel.app.settings.keywords import AppSettings
-    from umbel.beat.schedules import Schedules
     from umbel.canvas import Signature
-    from umbel.engines.broker import HistoryEntry, Message, Workflow
+    from umbel.engines.broker import Message, Workflow
     from umbel.engines.results import ResultStore
-    from umbel.engines.state import Engine, HistoryFilter
+    from umbel.engines.state import Engine
     from umbel.engines.waiting import ResultWaiter
     from umbel.message.format import Format
     from umbel.message.result import ErrorRecord
-    from umbel.result import AsyncResult, ResultSet
+    from umbel.result import AsyncResult
     from umbel.result import AsyncResult as Result  # the methods of these names hide them
-    from umbel.result import GroupResult as Group
-    from umbel.result.single import ResultBase
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,7 +82,7 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[T, P], R], /) -> Task[P, R]: ...
 
 
-class App:
+class App(Shorthands):
     """A set of tasks and the store they travel through (`celery.Celery`).
 
     `main` names the app and takes the place of `__main__` in task names; `broker` is a URL, by
@@ -297,36 +292,6 @@ class App:
         self.conf.use(obj, namespace=self.namespace, silent=silent)
         if force:
             self.conf.read()
-
-    def config_from_envvar(
-        self, variable_name: str, silent: bool = False, force: bool = False
-    ) -> bool:
-        """`config_from_object` of the path that an environment variable holds; False if none."""
-        name = os.environ.get(variable_name)
-        if not name:
-            if silent:
-                return False
-            raise ImproperlyConfigured(
-                f"The environment variable {variable_name} does not name a configuration module. "
-                f"Set it, for example {variable_name}=celeryconfig."
-            )
-        self.config_from_object(name, silent=silent, force=force)
-        return True
-
-    def config_from_cmdline(self, argv: Sequence[str], namespace: str = "celery") -> None:
-        """Take settings from words `name=value`; they outweigh everything.
-
-        A name without a family is one of `namespace`'s: `worker` and `concurrency=4`, or
-        `worker.concurrency=4`, is `worker_concurrency`.
-        """
-        for word in argv:
-            name, equals, value = word.partition("=")
-            if not equals:
-                raise ImproperlyConfigured(f"{word!r} is no setting: write NAME=VALUE.")
-            name = name.strip().replace(".", "_")
-            if name not in self.conf and f"{namespace}_{name}" in self.conf:
-                name = f"{namespace}_{name}"
-            self.conf.override({name: value.strip()}, "command line")
 
     def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
         """Add defaults under all other settings; a callable is called when they are read."""
@@ -616,128 +581,10 @@ class App:
             keys["task_cls"] = self.task_cls
         return keys
 
-    def start(self, argv: Sequence[str] | None = None) -> NoReturn:
-        """Run the command line `umbel` for this app with these words, or the program's own."""
-        from importlib import import_module
-
-        words = list(sys.argv[1:] if argv is None else argv)
-        if "-A" not in words and not any(word.startswith("--app") for word in words):
-            words = ["-A", self._name_for_workers(), *words]
-        # By name: the command line lies above the app, which imports nothing of it.
-        raise SystemExit(import_module("umbel.cli").run(words))
-
-    def worker_main(self, argv: Sequence[str] | None = None) -> NoReturn:
-        """Run a worker; `argv` has to say so: `app.worker_main(["worker", "-l", "INFO"])`."""
-        words = list(sys.argv[1:] if argv is None else argv)
-        if "worker" not in words:
-            raise ValueError(
-                'app.worker_main runs the command worker, so argv has to hold "worker": '
-                f"app.worker_main({['worker', *words]!r})."
-            )
-        self.start(words)
-
-    def _name_for_workers(self) -> str:
-        module = sys.modules.get(self._module or "")
-        names = [name for name, value in vars(module).items() if value is self] if module else []
-        if not names:
-            raise ImproperlyConfigured(
-                f"{self!r} cannot be started: workers import it by name, and it is no global "
-                f"variable of the module {self.module}."
-            )
-        return f"{self.module}:{names[0]}"
-
-    # --------------------------------------------------------------- asking the broker
-
-    def connection(self) -> Connection:
-        """A way to ask whether the broker answers: `app.connection().ensure_connection()`."""
-        from umbel.app.connection import Connection
-
-        return Connection(self)
-
-    def connection_for_read(self) -> Connection:
-        """`connection`: messages are read and written through one."""
-        return self.connection()
-
-    def connection_for_write(self) -> Connection:
-        """`connection`: messages are read and written through one."""
-        return self.connection()
-
-    def connection_or_acquire(self) -> Connection:
-        """`connection`: there is no pool to take one from."""
-        return self.connection()
-
-    def broker_connection(self) -> Connection:
-        """`connection`, under Celery's older name."""
-        return self.connection()
-
-    def default_connection(self) -> Connection:
-        """`connection_or_acquire`, under Celery's older name."""
-        return self.connection()
-
-    # ------------------------------------------------------------------- this and that
-
     @property
     def configured(self) -> bool:
         """Whether the settings have been read."""
         return not isinstance(self.conf, UnreadSettings)
-
-    def either(self, default_key: str, *defaults: Any) -> Any:
-        """The first of `defaults` that is not None, else the setting `default_key`."""
-        candidates = (*defaults, self.conf.get(default_key))
-        return next((value for value in candidates if value is not None), None)
-
-    @property
-    def current_task(self) -> AnyTask | None:
-        """The task that runs in this context."""
-        return get_current_task()
-
-    @property
-    def current_worker_task(self) -> AnyTask | None:
-        """The task that a worker runs in this context, not one that it calls."""
-        return get_current_worker_task()
-
-    @property
-    def timezone(self) -> tzinfo:
-        """The setting `timezone`; UTC by default."""
-        from umbel.app.settings.zones import zone_of
-
-        return zone_of(self.conf)
-
-    @property
-    def uses_utc_timezone(self) -> bool:
-        """Whether `timezone` is UTC."""
-        return str(self.timezone) == "UTC"
-
-    def now(self) -> datetime:
-        """The time, in the app's zone."""
-        from umbel.app.settings.zones import now
-
-        return now(self.conf)
-
-    @cached_property
-    def oid(self) -> str:
-        """A UUID of this app object."""
-        from umbel.message.ids import new_id
-
-        return new_id()
-
-    @property
-    def thread_oid(self) -> str:
-        """A UUID of this app object in this thread."""
-        from umbel.message.ids import new_id
-
-        oids = self._local.__dict__
-        return str(oids.setdefault("oid", new_id()))
-
-    @cached_property
-    def _local(self) -> threading.local:
-        return threading.local()
-
-    def bugreport(self) -> str:
-        """What to put into a report of a bug: versions, and the settings that were changed."""
-        from umbel.app.versions import describe
-
-        return describe(self)
 
     def set_current(self) -> None:
         """Make this the app that is meant where none is named, in the whole process."""
@@ -746,6 +593,8 @@ class App:
     def set_default(self) -> None:
         """Make this the app that is meant where none is named and none is current."""
         State.default = self
+
+    # ------------------------------------------------------------------------ sending
 
     def send_task(
         self,
@@ -827,74 +676,6 @@ class App:
             self._amqp = Amqp(self.conf)
         return self._amqp
 
-    def select_queues(self, queues: str | Iterable[str]) -> None:
-        """Let workers of this app serve these queues only, as `umbel worker -Q` does."""
-        names = queues.split(",") if isinstance(queues, str) else queues
-        self.amqp.queues.select(name.strip() for name in names)
-
-    def setup_security(
-        self,
-        allowed_serializers: Iterable[str] | None = None,
-        key: str | None = None,
-        key_password: str | bytes | None = None,
-        cert: str | None = None,
-        store: str | None = None,
-        digest: str | None = None,
-        serializer: str = "json",
-    ) -> None:
-        """Sign messages with a certificate: the serializer `auth` (`Celery.setup_security`).
-
-        Paths of PEM files; what is not given comes from the settings `security_*`. `serializer`
-        writes what is signed, and what is signed may also be in one of `allowed_serializers`.
-        It needs `task_serializer="auth"` and `accept_content=["auth"]`, else
-        `ImproperlyConfigured`; `SecurityError` for a key or certificate that is not good.
-        """
-        from umbel.app.security import setup_security
-
-        setup_security(
-            self, allowed_serializers, key, key_password, cert, store, digest, serializer
-        )
-
-    def AsyncResult(  # noqa: N802  (Celery's name)
-        self, id: str, *, parent: AsyncResult[Any] | None = None
-    ) -> AsyncResult[Any]:
-        """The result of a task by its id, sent by whomever."""
-        from umbel.result import AsyncResult
-
-        return AsyncResult(id, app=self, parent=parent)
-
-    def ResultSet(  # noqa: N802  (Celery's name)
-        self, results: Iterable[Result[R]]
-    ) -> ResultSet[R]:
-        """The results of many tasks, to be waited for together."""
-        from umbel.result import ResultSet
-
-        return ResultSet(results, app=self)
-
-    def GroupResult(  # noqa: N802  (Celery's name)
-        self,
-        id: str | None = None,
-        results: Iterable[Result[R]] = (),
-        parent: ResultBase | None = None,
-    ) -> Group[R]:
-        """The results of a group by its id and members."""
-        from umbel.result import GroupResult
-
-        return GroupResult(id, results, parent, app=self)
-
-    def signature(
-        self,
-        varies: str | AnyTask | Mapping[str, Any],
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> Signature[Any]:
-        """A signature of a task of this app, by name, or of a dict (`umbel.signature`)."""
-        from umbel.canvas import signature
-
-        return signature(varies, args, kwargs, options, app=self, **more)
-
     def send_workflow(
         self,
         sig: Signature[Any],
@@ -940,47 +721,6 @@ class App:
         from umbel.app.execution.following import after_end
 
         return after_end(self, payload, record, state)
-
-    def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
-        """How attempts at tasks ended, newest first.
-
-        All of them, or those of a `task`'s name, of an `id`, of a `state` (`umbel.states`, and
-        LOST for an attempt whose process died); at most `limit`, by default 100.
-        The store keeps them for `history_expires` seconds, `history_limit` of them at most, also
-        for tasks whose results are ignored. `umbel result ID` shows those of one task.
-        """
-        return self.engine.state.history(**which)
-
-    @cached_property
-    def schedules(self) -> Schedules:
-        """The periodic tasks of the app's store, to be added, edited, paused, run (`Schedules`)."""
-        from importlib import import_module
-
-        # By name: the scheduler lies above the app, which imports nothing of it.
-        schedules: Schedules = import_module("umbel.beat").open_schedules(self)
-        return schedules
-
-    def add_periodic_task(
-        self,
-        schedule: Any,
-        sig: AnyTask | str | Mapping[str, Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        **opts: Any,
-    ) -> str:
-        """Declare a periodic task, as an item of `beat_schedule` does; its entry's name.
-
-        `sig` is a task, its name, or a signature. `opts` are options of `apply_async`, or the
-        entry's `timezone`, `misfire`, `misfire_limit`, `jitter` and `relative`. Without a `name`
-        the call is its name: `tasks.add(2, 3)`. Made for receivers of `on_after_configure` and
-        `on_after_finalize`.
-        """
-        from umbel.app.periodic import describe_entry
-
-        key, entry = describe_entry(self, schedule, sig, args, kwargs, name, opts)
-        self.conf.beat_schedule[key] = entry
-        return key
 
     @property
     def waiter(self) -> ResultWaiter:
