@@ -1,4 +1,4 @@
-"""What a task can do besides its work."""
+"""What a task may do before and after its run: the handlers that its class can override."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Handlers:
-    """What a task can do besides its work: override what you need (`celery.Task`).
+    """What is called before and after a run: override what you need (`celery.Task`).
 
     An error in a handler is logged and changes nothing about how the task ended, except in
     `before_start`, which is part of the run.
