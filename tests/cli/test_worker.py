@@ -184,19 +184,46 @@ def test_replace_waits_for_the_other_to_end(project: Project) -> None:
         end(second)
 
 
-def test_a_soft_limit_that_passes_while_the_first_event_loop_is_made(project: Project) -> None:
-    """Importing asyncio takes longer than it allows, and is not the task's code to end."""
-    project.write(
-        "tasks.py",
-        "from umbel import App\napp = App('tasks')\n"
-        "@app.task(soft_time_limit=0.01)\n"
-        "async def nap():\n    import asyncio\n    await asyncio.sleep(30)\n",
-    )
-    sent = project.send("tasks.nap")
-    with project.worker():
-        attempts = wait_for_attempts(project, sent)
-    assert attempts[0]["error"].startswith("SoftTimeLimitExceeded")
-    assert "ignored" not in attempts[0]["error"]
+SLOW_TO_BEGIN = """
+import time
+from umbel import App
+
+app = App("tasks")
+
+
+class Prepared(app.Task):
+    def before_start(self, *_):
+        time.sleep(0.3)
+
+
+@app.task(base=Prepared, soft_time_limit=0.1)
+def sleep():
+    for _ in range(3000):
+        time.sleep(0.01)
+
+
+@app.task(base=Prepared, soft_time_limit=0.1)
+async def nap():
+    import asyncio
+    await asyncio.sleep(30)
+
+
+@app.task(soft_time_limit=0.01)
+async def first_nap():  # importing asyncio takes longer than it allows
+    import asyncio
+    await asyncio.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "gevent"])
+def test_a_soft_limit_that_passes_before_the_function_begins(project: Project, pool: str) -> None:
+    project.write("tasks.py", SLOW_TO_BEGIN)
+    sent = [project.send(f"tasks.{name}") for name in ("first_nap", "sleep", "nap")]
+    with project.worker("-P", pool, "--processes", "1"):
+        errors = [wait_for_attempts(project, id)[0]["error"] for id in sent]
+    for error in errors:
+        assert error.startswith("SoftTimeLimitExceeded")
+        assert "ignored" not in error
 
 
 def wait_for_attempts(project: Project, id: str) -> list[Any]:

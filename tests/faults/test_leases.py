@@ -9,13 +9,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 
 from tests.conftest import RecordProof, Rounds
 from tests.faults.oracle import wait_until
-from tests.faults.processes import Project, children_of
+from tests.faults.processes import Project, Worker, children_of
 from umbel.engines.run_file import HEAD
+from umbel.exceptions import OperationalError
+from umbel.result import AsyncResult
 
 LEASE = 1.5
 
@@ -122,18 +125,43 @@ def test_long_task_that_holds_the_gil_runs_once(project: Project) -> None:
     assert verdict.runs == len(jobs)
 
 
+def start_two(project: Project, seconds: float) -> tuple[Worker, Worker, AsyncResult[Any]]:
+    """A worker that runs a job of so many seconds, and one that is free to take it over."""
+    other = project.worker("other", slots=1)
+    gate = project.folder / "gate"
+    busy = project.send("wait_for_file", os.fspath(gate))
+    project.wait_for_runs(busy.id)
+    first = project.worker("stale", slots=1)  # while it starts, on a busy machine, no job may end
+    job = project.send("work", seconds)
+    project.wait_for_runs(job.id)
+    gate.touch()
+    busy.get(timeout=20)
+    return first, other, job
+
+
+def stop(project: Project, tree: list[int]) -> None:
+    """Stop a worker's processes, in a moment in which none of them keeps the store locked."""
+    for _ in range(5):
+        for pid in tree:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            project.engine.state.renew(0)  # nobody's; it writes all the same
+        except OperationalError:
+            for pid in tree:
+                os.kill(pid, signal.SIGCONT)
+        else:
+            return
+    pytest.fail("the store was locked by a worker each time that it was stopped")
+
+
 def test_stopped_worker_is_fenced(project: Project, record_proof: RecordProof) -> None:
     """SIGSTOP for two leases: its work goes elsewhere, and its late result is refused."""
     project.settings["worker_lease"] = LEASE
-    stale = project.worker("stale", slots=1)
-    job = project.send("work", 1.75 * LEASE)
-    project.wait_for_runs(job.id)
+    stale, other, job = start_two(project, 1.75 * LEASE)
     server = stale.server
     tree = stale.tree()
-    (record,) = project.engine.state.workers()
-    other = project.worker("other", slots=1)
-    for pid in tree:
-        os.kill(pid, signal.SIGSTOP)
+    (record,) = [one for one in project.engine.state.workers() if "stale" in one.node]
+    stop(project, tree)
     stopped = time.monotonic()
     project.note_kill("a stopped worker", servers={server}, most=1)
     project.wait_for_runs(job.id, 2, seconds=30)
@@ -175,13 +203,9 @@ def test_stopped_worker_is_fenced(project: Project, record_proof: RecordProof) -
 def test_stopped_worker_that_dies_leaves_nothing(project: Project) -> None:
     """Declared dead while it was stopped, then killed: nobody else has its files in mind."""
     project.settings["worker_lease"] = LEASE
-    stale = project.worker("stale", slots=1)
-    job = project.send("work", 2 * LEASE)
-    project.wait_for_runs(job.id)
+    stale, other, job = start_two(project, 2 * LEASE)
     server, tree = stale.server, stale.tree()
-    other = project.worker("other", slots=1)
-    for pid in tree:
-        os.kill(pid, signal.SIGSTOP)
+    stop(project, tree)
     project.note_kill("a stopped worker", servers={server}, most=1)
     project.wait_for_runs(job.id, 2, seconds=30)
     for pid in tree:

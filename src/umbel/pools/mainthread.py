@@ -20,7 +20,6 @@ class MainThread:
     """Runs one delivery after the other; an `async def` task on an event loop kept for it."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
         (self._slot,) = bench.slots
         self._slot.name_thread(threading.get_ident())
         self._runner: asyncio.Runner | None = None
@@ -40,8 +39,6 @@ class MainThread:
                 slot.coroutine = Interruptible(value)
                 slot.begin(number)  # making the loop is not the task's time
                 slot.inside = number
-                if slot.is_over_limit():  # it passed while the loop was made, and hit nothing
-                    self._bench.come_again(self)
                 # Without it, the runner would run all in the context of its first coroutine.
                 try:
                     value = runner.run(slot.coroutine, context=copy_context())

@@ -126,6 +126,15 @@ class Slot:
         inside = self.inside
         return inside != 0 and inside == self._words[self._base + SOFT] != self.struck
 
+    def is_early(self) -> bool:
+        """Whether the soft limit has passed of what is here and not inside the function.
+
+        It may be on its way there: a handler runs before it, or its event loop is being made.
+        """
+        words, base = self._words, self._base
+        number = words[base + NUMBER]
+        return self.inside == 0 != number == words[base + SOFT] != self.struck
+
     def is_asked_for_stack(self) -> bool:
         """Whether the supervisor wants to know where this slot's code stands."""
         number = self._words[self._base + NUMBER]
@@ -216,6 +225,7 @@ class Bench:
             self.send(outcome)
         else:
             outcome.busy = True
+            slot.struck = outcome.number  # its function is over: no soft limit waits for it
             self.send(outcome)
             rest()
             self.send(Outcome(outcome.number, "finished"))
@@ -261,7 +271,7 @@ class Bench:
                         raises = pool.interrupt(slot, frame) or raises
         finally:
             self._in_handler = False
-        if any(slot.is_over_limit() for slot in self.slots):
+        if any(slot.is_over_limit() or slot.is_early() for slot in self.slots):
             self.come_again(pool)
         if raises:
             raise SoftTimeLimitExceeded

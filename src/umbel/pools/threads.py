@@ -144,6 +144,9 @@ def _start(
         try:
             slot.name_thread(threading.get_ident())
             slot.begin(number)
+            interrupt_coroutine(
+                slot, coroutine, loop, None
+            )  # if its limit passed before `wait_for`
             value = await coroutine
         except BaseException as error:  # noqa: BLE001  (raised in the slot's thread)
             future.set_exception(error)
