@@ -6,8 +6,8 @@ import asyncio
 import copy
 import itertools
 import json
-import logging
 import pickle
+import signal as signals
 import threading
 import time
 from collections.abc import Iterator
@@ -383,14 +383,25 @@ def test_an_id_that_was_revoked(app: App) -> None:
         result.get()
 
 
-def test_terminating_is_not_done_and_said_so(app: App, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("signal", "number"),
+    [(None, 15), ("SIGTERM", 15), ("KILL", 9), (2, 2), ("10", 10), (signals.SIGUSR1, 10)],
+)
+def test_terminating_names_a_signal(app: App, signal: str | int | None, number: int) -> None:
     waiting = app.send_task("add", (1, 2))
-    with caplog.at_level(logging.WARNING):
-        assert waiting.revoke(terminate=True)
-        assert not caplog.messages
-        assert not app.AsyncResult("running").revoke(terminate=True)
-    (line,) = caplog.messages
-    assert "not terminated: running" in line
+    assert waiting.revoke(terminate=True, signal=signal)
+    assert not app.AsyncResult("running").revoke(terminate=True, signal=signal)
+    ResultSet([app.AsyncResult("member")], app=app).revoke(terminate=True, signal=signal)
+    app.AsyncResult("other").revoke(signal=signal)
+    expected = {waiting.id: number, "running": number, "member": number, "other": 0}
+    assert app.engine.state.revocations(0)[1] == expected
+
+
+@pytest.mark.parametrize("signal", ["SIGNONE", "sigterm", "", 0, 99, -9])
+def test_what_is_no_signal_is_refused(app: App, signal: str | int) -> None:
+    with pytest.raises(ValueError, match=f"There is no signal {signal!r}"):
+        app.AsyncResult("running").revoke(terminate=True, signal=signal)
+    assert app.engine.state.revocations(0)[1] == {}
 
 
 # ------------------------------------------------------------------------------ inside a task

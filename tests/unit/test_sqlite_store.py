@@ -188,7 +188,7 @@ def test_an_older_format_is_brought_up_to_date(engine: SqliteEngine, path: Path)
     engine.close()
     connection = sqlite3.connect(path)
     today = connection.execute(schema).fetchall()
-    for table in ("schedule", "workflow", "piece"):  # as it was in format 1
+    for table in ("schedule", "workflow", "piece", "termination"):  # as it was in format 1
         connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version=1")
     connection.close()

@@ -124,10 +124,11 @@ class _State:
         *,
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
+        signal: int = 0,
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         bare = {id: msgspec.structs.replace(flow, results=()) for id, flow in workflows.items()}
-        waiting = self._state.revoke(results, until=until, workflows=bare)
+        waiting = self._state.revoke(results, until=until, workflows=bare, signal=signal)
         gone = set(waiting)
         ended = [result for result in results if result.id in gone]
         ended += [one for id in waiting if id in workflows for one in workflows[id].results]

@@ -47,12 +47,16 @@ START: Final = 1
 THREAD: Final = 2
 """The thread that runs it, as faulthandler names it. Written by the child."""
 SOFT: Final = 3
-"""The delivery that the next SIGUSR1 is meant for. Written by the supervisor."""
+"""The delivery that the next SIGUSR1 is meant for; with `ENDED`, a SIGTERM is meant for it too, and
+its own end is void; with `ASKED`, that is being decided. Written by the supervisor."""
 STACK: Final = 4
 """The delivery whose stack the next SIGUSR2 asks for. Written by the supervisor."""
 EARLY: Final = 5
 """A delivery that was acknowledged early and handed out, by this worker, whichever the slot.
 Written by the supervisor, and taken back once its end is stored."""
+ENDED: Final = 1 << 63
+ASKED: Final = 1 << 62
+"""Bits that no delivery's number has."""
 RECORDS: Final = 8192
 """Records of the table. A process that is being replaced keeps its own while it ends."""
 SLOTS: Final = RECORDS // 2

@@ -154,17 +154,22 @@ class StateStore(Protocol):
         *,
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
+        signal: int = 0,
     ) -> list[str]:
         """Revoke task ids up to a Unix time; each result is what to store for a waiting one.
 
         Waiting messages are removed at once, their results stored, and what follows for workflows
         (by id) happens; running ones go on and their follow-ups are refused at the next claim.
-        Returns the ids that were waiting.
+        With a `signal`, of this call or one before, the workers that run them are to end them by
+        it. Returns the ids that were waiting.
         """
         ...
 
-    def revocations(self, after: int) -> tuple[int, list[str]]:
-        """The set's version, which never goes back, and the ids revoked since version `after`."""
+    def revocations(self, after: int) -> tuple[int, dict[str, int]]:
+        """The set's version, which never goes back, and the ids revoked since version `after`.
+
+        With each the signal by which it is to be ended where it runs; 0: it may go on.
+        """
         ...
 
     def pause(self, queue: str) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+from types import FrameType
 from typing import Final, NoReturn
 
 from umbel import signals
@@ -111,7 +112,7 @@ def set_up_signals(stacks: int) -> None:
     for number in ENDINGS:
         # A service manager's SIGTERM reaches the whole worker, and the supervisor alone decides
         # what follows. A handler, because an ignored signal would stay ignored in programs.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _end_on_request)
     os.register_at_fork(
         before=_hold_signals, after_in_parent=_release_signals, after_in_child=_default_signals
     )
@@ -121,11 +122,23 @@ def set_up_signals(stacks: int) -> None:
 
 
 def listen(bench: Bench, pool: Pool, stacks: int) -> None:
-    """Answer the signals of the limits."""
+    """Answer the signals of the limits, and those that end a task on request."""
+    _slots.extend(bench.slots)
     signal.signal(signal.SIGUSR1, lambda _, frame: bench.on_soft_limit(pool, frame))
     signal.signal(signal.SIGUSR2, lambda _, __: bench.tell_stacks(pool))
     # Answered in C even while an extension holds the GIL: the last words at a hard limit.
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=True)
+
+
+_slots: list[Slot] = []
+"""This process's own."""
+
+
+def _end_on_request(number: int, _: FrameType | None) -> None:
+    """Die of a signal, if it is meant for what runs here."""
+    if any(slot.ended_on_request() for slot in _slots):
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 _masks: list[set[signal.Signals | int]] = []

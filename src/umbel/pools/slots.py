@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from umbel.app.execution.outcome import Outcome
 from umbel.app.execution.pipeline import Call, Pipeline, Rest
-from umbel.engines.run_file import NUMBER, RECORD, SOFT, STACK, START, THREAD
+from umbel.engines.run_file import ASKED, ENDED, NUMBER, RECORD, SOFT, STACK, START, THREAD
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.pools.link import RETIRE, ChildEnd
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 POSTPONE: Final = 0.002
 """Seconds until a soft limit that met a call of the store tries again."""
+DECISION: Final = 0.0005
+"""Seconds between two looks at what the supervisor has decided; it takes no longer."""
 TASK: Final = "Task"
 """How the stack begins of what no thread's stack shows."""
 WAITING: Final = "umbel.engines.waiting"
@@ -124,7 +126,24 @@ class Slot:
     def is_over_limit(self) -> bool:
         """Whether what is inside is the delivery whose soft limit has passed, and not told yet."""
         inside = self.inside
-        return inside != 0 and inside == self._words[self._base + SOFT] != self.struck
+        if inside in {0, self.struck}:
+            return False
+        return inside == self._words[self._base + SOFT] & ~(ENDED | ASKED)
+
+    def ended_on_request(self) -> int:
+        """The number of what runs here, if it is settled as terminated: its own end is void."""
+        number = self._words[self._base + NUMBER]
+        return number if number and self._words[self._base + SOFT] == number | ENDED else 0
+
+    def is_void(self) -> bool:
+        """Whether what has just ended here, and has told so, was terminated before.
+
+        While the supervisor looks at just that, it is waited for.
+        """
+        number = self._words[self._base + NUMBER]
+        while (word := self._words[self._base + SOFT]) == number | ASKED:
+            sleep(DECISION)
+        return word == number | ENDED
 
     def is_early(self) -> bool:
         """Whether the soft limit has passed of what is here and not inside the function.
@@ -227,7 +246,8 @@ class Bench:
             outcome.busy = True
             slot.struck = outcome.number  # its function is over: no soft limit waits for it
             self.send(outcome)
-            rest()
+            if not slot.is_void():
+                rest()
             self.send(Outcome(outcome.number, "finished"))
         slot.end()
 
@@ -267,6 +287,8 @@ class Bench:
             while self._again:
                 self._again = False
                 for slot in self.slots:
+                    if number := slot.ended_on_request():
+                        self.pipeline.void.add(number)
                     if slot.is_over_limit():
                         raises = pool.interrupt(slot, frame) or raises
         finally:

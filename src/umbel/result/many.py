@@ -418,7 +418,7 @@ class ResultSet(ResultBase, Generic[R]):
         self,
         connection: None = None,  # noqa: ARG002
         terminate: bool = False,
-        signal: str | None = None,  # noqa: ARG002
+        signal: str | int | None = None,
         wait: bool = False,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002
         *,
@@ -436,4 +436,7 @@ class ResultSet(ResultBase, Generic[R]):
                 apps.setdefault(member.app, []).append(member.id)
         if workflow and self.parent is not None:
             apps.setdefault(self.app, []).extend(self.parent.as_list())
-        return sum(len(revoke_all(app, ids, terminate=terminate)) for app, ids in apps.items())
+        return sum(
+            len(revoke_all(app, ids, terminate=terminate, signal=signal))
+            for app, ids in apps.items()
+        )

@@ -632,7 +632,7 @@ class AsyncResult(ResultBase, Generic[R]):
         self,
         connection: None = None,  # noqa: ARG002
         terminate: bool = False,
-        signal: str | None = None,  # noqa: ARG002
+        signal: str | int | None = None,
         wait: bool = False,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002
         *,
@@ -641,14 +641,20 @@ class AsyncResult(ResultBase, Generic[R]):
         """Do not run the task; True if it was still waiting and is now taken out.
 
         Works with all workers down too: when this returns, it is in the store, so there is
-        nothing to `wait` for. A task that runs goes on, and its retries are refused; to
-        `terminate` it comes with remote control, a later version, and says so in the log.
+        nothing to `wait` for. A task that runs goes on, and its retries are refused.
+
+        With `terminate` one that runs ends, too: its worker stores it as revoked at once, and sends
+        its process `signal`, a name or a number, by default SIGTERM; `ValueError` for what is none.
+        Where its process runs others (all pools but prefork and solo), `SoftTimeLimitExceeded` is
+        raised in it instead, as SIGUSR1 does in every pool. If it goes on all the same, its process
+        is ended as at a hard time limit: beside others after a second, else, and after a SIGUSR1,
+        after `task_soft_time_limit_grace`. SIGKILL waits for nothing.
 
         What follows it in its workflow does not run either: a step after it is revoked too, and a
         chord ends as if the task had failed. `workflow`: revoke the steps before it as well.
         """
         ids = self.as_list() if workflow else [self.id]
-        return bool(revoke_all(self.app, ids, terminate=terminate))
+        return bool(revoke_all(self.app, ids, terminate=terminate, signal=signal))
 
     # ----------------------------------------------------------------------------- async twins
 
@@ -680,9 +686,17 @@ class AsyncResult(ResultBase, Generic[R]):
         """`forget` for coroutines."""
         await _in_thread(self.forget)
 
-    async def arevoke(self, terminate: bool = False, *, workflow: bool = False) -> bool:
+    async def arevoke(
+        self,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        *,
+        workflow: bool = False,
+    ) -> bool:
         """`revoke` for coroutines."""
-        return await _in_thread(lambda: self.revoke(terminate=terminate, workflow=workflow))
+        return await _in_thread(
+            lambda: self.revoke(terminate=terminate, signal=signal, workflow=workflow)
+        )
 
     def _warn_if_nobody_works(self) -> None:
         advice = advise(self.app, self.id, self._queue)

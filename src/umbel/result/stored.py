@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from umbel.engines.results import ResultStore
     from umbel.message.result import Meta
 
-logger: logging.Logger = logging.getLogger("umbel.result")
 
 REVOKED_FOR: Final = 7 * 86400.0
 """Seconds for which a revocation is remembered."""
@@ -107,11 +105,30 @@ def message_watch(
     return watch
 
 
-def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
+def signal_number(signal: str | int | None) -> int:
+    """A signal's number, of what `revoke` takes: SIGINT, INT, 2. `ValueError` for what is none."""
+    from signal import SIGTERM, Signals, valid_signals
+
+    if signal is None:
+        return SIGTERM
+    try:
+        if isinstance(signal, str) and not signal.isdigit():
+            return Signals[signal if signal.startswith("SIG") else f"SIG{signal}"]
+        if (number := int(signal)) in valid_signals():
+            return number
+    except KeyError:
+        pass
+    raise ValueError(f"There is no signal {signal!r}; give one as SIGTERM, TERM or 15.")
+
+
+def revoke_all(
+    app: App, ids: Iterable[str], *, terminate: bool, signal: str | int | None
+) -> list[str]:
     """Revoke tasks in one step; those that were still waiting."""
     from umbel.engines.broker import StoredResult
     from umbel.message import result as meta
 
+    number = signal_number(signal) if terminate else 0
     now, engine = clock.time(), app.engine
     record = meta.describe_exception(TaskRevokedError("revoked"))
     expires = expiry(app.conf, states.REVOKED, now)
@@ -131,15 +148,7 @@ def revoke_all(app: App, ids: Iterable[str], *, terminate: bool) -> list[str]:
         if message.worker is None
         and (workflow := app.end_workflow(message.payload, record, states.REVOKED)) is not None
     }
-    waiting = engine.state.revoke(results, until=now + REVOKED_FOR, workflows=workflows)
-    if terminate and len(waiting) < len(results):
-        rest = [result.id for result in results if result.id not in set(waiting)]
-        logger.warning(
-            "Revoked, but not terminated: %s. What runs goes on to its end and is not retried; "
-            "terminating it comes with remote control, a later version.",
-            ", ".join(rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else ""),
-        )
-    return waiting
+    return engine.state.revoke(results, until=now + REVOKED_FOR, workflows=workflows, signal=number)
 
 
 _known: WeakKeyDictionary[App, tuple[int, dict[str, type[BaseException]]]] = WeakKeyDictionary()

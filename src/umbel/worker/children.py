@@ -182,7 +182,10 @@ class Children(ABC):
 
     @abstractmethod
     def signal(self, child: Child, number: int) -> None:
-        """Tell it that a soft limit has passed (SIGUSR1), or ask for its stacks (SIGUSR2)."""
+        """Tell it that a soft limit has passed (SIGUSR1), or ask for its stacks (SIGUSR2).
+
+        A process that runs one task can be sent any other one, too, to end it.
+        """
 
     @abstractmethod
     def kill(self, child: Child) -> None:
@@ -282,16 +285,20 @@ def describe_exit(status: int, memory: int) -> str:
     """What a wait status means, for people: "killed by SIGSEGV, peak memory 31 MiB"."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
-        cause = f"killed by {name}"
+        cause = f"killed by {describe_signal(number)}"
         if number == signal.SIGKILL:
             cause += " (somebody's kill -9, or the kernel when memory ran out)"
     else:
         cause = f"exited with code {os.WEXITSTATUS(status)}"
     return f"{cause}, peak memory {memory / 1024:.0f} MiB"
+
+
+def describe_signal(number: int) -> str:
+    """A signal's name, or a word for one that has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def reap_orphans() -> None:

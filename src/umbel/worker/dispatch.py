@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Container
 from heapq import heapify, heappop, heapreplace
 from typing import Final
 
@@ -249,7 +250,7 @@ class Dispatcher:
         """Put what a child has not started first in hand again."""
         self._return_to_hand(self.recall(child))
 
-    def drop(self, ids: set[str]) -> list[Held]:
+    def drop(self, ids: Container[str]) -> list[Held]:
         """Take out what was claimed and not handed out, of these task ids."""
         dropped = [h for h in (*self.hand, *self.suspects) if h.headers.id in ids]
         for held in dropped:

@@ -12,9 +12,9 @@ from typing import Final
 
 from umbel.app.execution.outcome import Outcome
 from umbel.engines.broker import Settlement
-from umbel.worker.children import Child, Verdict, describe_exit
+from umbel.worker.children import Child, Verdict, describe_exit, describe_signal
 from umbel.worker.dispatch import Dispatcher
-from umbel.worker.gate import Gate, Held
+from umbel.worker.gate import NEVER, Gate, Held
 from umbel.worker.settle import Settler
 
 logger: logging.Logger = logging.getLogger("umbel.worker")
@@ -44,11 +44,13 @@ class Ends:
     def by_outcome(self, child: Child, outcome: Outcome) -> None:
         """A child has told of an end."""
         if outcome.ending == "finished":
-            child.finishing.pop(outcome.number, None)
+            self._note_end(child, outcome.number)
             return
         held = self._dispatcher.release(child, outcome.number)
-        if held is None:
-            return  # settled otherwise already
+        if held is None:  # settled otherwise already
+            if not outcome.busy:
+                self._note_end(child, outcome.number)
+            return
         if self._interrupted:
             self._interrupted.pop(outcome.number, None)
         if outcome.busy:
@@ -68,11 +70,41 @@ class Ends:
                 )
             self._settlements.append(settlement)
 
+    def _note_end(self, child: Child, number: int) -> None:
+        held = child.finishing.pop(number, None)
+        if held is not None and held is child.culprit:
+            child.culprit, child.doom = None, NEVER  # it has ended by itself, its child will too
+
+    def take_back(self, child: Child) -> None:
+        """Let nothing more start in a child."""
+        self._dispatcher.take_back(child)
+
+    def by_request(self, child: Child, held: Held) -> bool:
+        """Somebody wants a running delivery ended: settle it. False if it has ended meanwhile."""
+        delivery, headers = held.delivery, held.headers
+        if self._dispatcher.release(child, delivery.number) is None:
+            return False
+        name = describe_signal(held.signal)
+        logger.warning("Terminating %s[%s] (%s)", headers.shown_name, headers.id, name)
+        child.finishing[delivery.number] = held  # until its slot is free
+        child.done += 1
+        child.retiring = child.retiring or child.spare
+        self._interrupted.pop(delivery.number, None)
+        if not held.disowned:
+            self._settlements.append(self._gate.terminate(held))
+        return True
+
     def by_limit(self, child: Child, verdict: Verdict, stacks: str) -> None:
         """A delivery's time is over; its child will be killed for it."""
         held, error = verdict.held, verdict.error
         delivery, headers = held.delivery, held.headers
         if child.finishing.pop(delivery.number, None) is not None:
+            if held.signal:
+                logger.error(
+                    "Task %s[%s] goes on after %s; its process is ended",
+                    headers.shown_name, headers.id, describe_signal(held.signal),
+                )  # fmt: skip
+                return
             logger.error(
                 "Task %s[%s] had ended and is stored; its handlers are ended: %r",
                 headers.shown_name, headers.id, error,
@@ -86,11 +118,13 @@ class Ends:
         self._dispatcher.take_back(child)
         cause = describe_exit(status, memory)
         for held in child.finishing.values():
-            logger.error(
-                "Task %s[%s] had ended and is stored; its process was lost in its handlers",
-                held.headers.shown_name, held.headers.id,
-            )  # fmt: skip
-        if not (child.told_to_end or (child.killed and not child.cut)):
+            if not held.signal:
+                logger.error(
+                    "Task %s[%s] had ended and is stored; its process was lost in its handlers",
+                    held.headers.shown_name, held.headers.id,
+                )  # fmt: skip
+        expected = child.told_to_end or (child.killed and not child.cut)
+        if not (expected or child.culprit is not None):
             logger.error("Child %d (slot %d) was lost: %s", child.pid, child.seat, cause)
         started = list(child.held.values())
         alone = len(started) + len(child.finishing) == 1
@@ -112,7 +146,8 @@ class Ends:
         alone = count >= INTERRUPTIONS
         if not alone:
             self._interrupted[delivery.number] = count
-        cause = f"killed because {guilty.task}[{guilty.id}], which it ran too, passed its limit"
+        reason = "was terminated" if culprit.signal else "passed its limit"
+        cause = f"killed because {guilty.task}[{guilty.id}], which it ran too, {reason}"
         return self._settler.interrupted(
             delivery, held.headers, cause, suspect=True if alone else None
         )

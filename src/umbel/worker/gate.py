@@ -50,7 +50,9 @@ class Held(msgspec.Struct, gc=False):
     look: float = NEVER
     """Monotonic time at which to look whether a limit has passed."""
     soft_at: float = 0.0
-    """Monotonic time at which it was sent its soft limit; 0: it was not."""
+    """Monotonic time at which it was told to end, at its limit or on request; 0: it was not."""
+    signal: int = 0
+    """The signal by which somebody wants it ended while it runs; 0: nobody does."""
     disowned: bool = False
     """Its claim was lost with the lease: whatever its end, nothing of it is settled."""
 
@@ -64,17 +66,22 @@ class Gate:
         self._node = settler.node
         self._hard = app.conf.task_time_limit if hard is None else hard
         self._soft = app.conf.task_soft_time_limit if soft is None else soft
-        self.revoked: set[str] = set()
-        """What the store holds, and at most as much again that has run out since."""
+        self.revoked: dict[str, int] = {}
+        """What the store holds, and at most as much again that has run out since; with each the
+        signal by which it is to be ended where it runs, 0 for none."""
         self._most_revoked = REVOKED
         self._told: set[str] = set()
         self._version = 0
         self._signer = signer_of(app.conf)
 
-    def learn_revocations(self, version: int) -> bool:
-        """Mirror the set of revoked ids up to a version; whether there was anything new."""
+    def learn_revocations(self, version: int) -> dict[str, int]:
+        """Mirror the set of revoked ids up to a version, if that is new; what was not known."""
         if version <= self._version:
-            return False
+            return {}
+        return self.look_for_revocations()
+
+    def look_for_revocations(self) -> dict[str, int]:
+        """Mirror the set of revoked ids; what was not known."""
         # Revocations run out, which only the store sees: after enough news it is read anew.
         whole = len(self.revoked) >= self._most_revoked
         self._version, ids = self._app.engine.state.revocations(0 if whole else self._version)
@@ -82,7 +89,7 @@ class Gate:
             self.revoked.clear()
             self._most_revoked = max(REVOKED, 2 * len(ids))
         self.revoked.update(ids)
-        return bool(ids)
+        return ids
 
     def decide(self, delivery: Delivery) -> Held | Settlement:
         """What to do with a delivery: run it, or this settlement instead."""
@@ -125,8 +132,15 @@ class Gate:
         self, delivery: Delivery, headers: Headers, why: Literal["revoked", "expired"]
     ) -> Settlement:
         """Settle what was revoked or has expired before it ran."""
+        logger.info("Discarding revoked task: %s[%s] (%s)", headers.shown_name, headers.id, why)
         tell_revoked(self._app, delivery, headers, self._node, expired=why == "expired")
         return self._settler.revoked(delivery, headers, why)
+
+    def terminate(self, held: Held) -> Settlement:
+        """Settle what runs and is being ended on request."""
+        delivery, headers, number = held.delivery, held.headers, held.signal
+        tell_revoked(self._app, delivery, headers, self._node, expired=False, signum=number)
+        return self._settler.revoked(delivery, headers, "terminated")
 
     def ended(self, held: Held, outcome: Outcome) -> Settlement:
         """What follows from how a delivery ended where it ran."""

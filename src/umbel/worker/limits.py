@@ -1,4 +1,9 @@
-"""Soft and hard time limits: what the supervisor does to a child, and when."""
+"""Soft and hard time limits, and termination: what the supervisor does to a child, and when.
+
+A task that somebody wants terminated is settled as soon as it is seen running. A process that runs
+nothing else gets the signal that was asked for; what shares its process, or the host's, is told as
+at a soft limit. Who goes on after its grace is ended as at a hard limit.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,10 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from umbel.engines.run_file import SOFT, STACK
-from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from umbel.engines.run_file import ASKED, ENDED, SOFT, STACK
+from umbel.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from umbel.worker.children import Child, Children, Verdict
+from umbel.worker.ends import Ends
 from umbel.worker.gate import NEVER, Held
 
 logger: logging.Logger = logging.getLogger("umbel.worker")
@@ -22,21 +28,24 @@ STACKS_TIME: Final = 0.05
 STACKS_LOOK: Final = 0.01
 NEIGHBOURS: Final = 1.0
 """Seconds that the others in a child get to end, before it is killed for one of them."""
+TELL_EVERY: Final = 0.1
+"""Seconds after which a task that was told to end, and runs, is told again: it may have been where
+nothing could be raised."""
 
 
 class Limits:
-    """Watches what runs, and ends what has passed its hard limit.
+    """Watches what runs, and ends what has passed its hard limit, or is to be terminated.
 
-    `end` is called with a child and a delivery whose time is over, once its stacks are written:
-    it settles that delivery.
+    `read` takes in the outcomes that a child has sent.
     """
 
     def __init__(
-        self, children: Children, grace: float, end: Callable[[Child, Verdict, str], None]
+        self, children: Children, grace: float, ends: Ends, read: Callable[[Child], None]
     ) -> None:
         self._children = children
+        self._read = read
         self._grace = grace
-        self._end = end
+        self._ends = ends
 
     def watch(self, child: Child, held: Held, now: float) -> None:
         """A delivery is handed to a child."""
@@ -45,6 +54,12 @@ class Limits:
         held.soft_at = 0.0
         held.look = now + _first_limit(held)  # it has not started, so it cannot be due before
         child.limits_at = min(child.limits_at, held.look)
+
+    def terminate(self, child: Child, held: Held, number: int, now: float) -> None:
+        """End a delivery that a child has, by a signal."""
+        if not held.signal:
+            held.signal, held.look = number, now
+            child.limits_at = now
 
     def enforce(self, now: float) -> float:
         """Do what is due; the monotonic time at which to come again."""
@@ -69,7 +84,9 @@ class Limits:
         for held in watched:
             if held.look <= now:
                 run = runs.get(held.delivery.number)
-                if run is None:
+                if run is None and held.signal:
+                    held.look = now + STACKS_LOOK  # it is about to begin, or has just ended
+                elif run is None:
                     held.look = now + _first_limit(held)  # its token is still unread
                 else:
                     held.look = self._look_at(child, held, *run, now)
@@ -78,7 +95,12 @@ class Limits:
     def _look_at(self, child: Child, held: Held, record: int, start: float, now: float) -> float:
         """Do to one what is due; when to look again."""
         finishing = held.delivery.number in child.finishing
-        if finishing and held.hard is None:
+        if held.signal:
+            if not finishing:
+                return self._terminate(child, held, record, now)
+            if now < held.soft_at + self._grace_of(held):
+                return self._tell(child, held, now)
+        elif finishing and held.hard is None:
             return NEVER  # its handlers run, and only the hard limit holds for these too
         soft = NEVER
         if held.soft is not None and not held.soft_at and not finishing:
@@ -94,7 +116,48 @@ class Limits:
             self._sentence(child, held, record, now)
         return now + STACKS_LOOK
 
+    def _terminate(self, child: Child, held: Held, record: int, now: float) -> float:
+        """Settle it, and tell it to end; when to look again."""
+        number, table = held.delivery.number, self._children.table
+        if child.verdict is not None or child.killed:
+            return now + STACKS_LOOK  # another one is being ended; what follows is for this one too
+        signalled = self._children.kills and child.slots == 1 and held.signal != signal.SIGUSR1
+        if signalled:
+            self._ends.take_back(child)  # from here on the signal can meet no other one
+        # Either its end is there to be read by now, or its slot waits for what is decided.
+        table.aim(record, SOFT, number | ASKED)
+        self._read(child)
+        if table.number(record) != number or not self._ends.by_request(child, held):
+            table.aim(record, SOFT, number if held.soft_at else 0)
+            return now + STACKS_LOOK if number in child.held else NEVER
+        table.aim(record, SOFT, number | ENDED)
+        if not signalled:
+            held.soft_at = now
+            return self._tell(child, held, now)
+        child.retiring = True
+        child.culprit, child.doom = held, now + self._grace
+        if held.signal == signal.SIGKILL:
+            self._children.kill(child)
+        else:
+            self._children.signal(child, held.signal)
+        return NEVER
+
+    def _grace_of(self, held: Held) -> float:
+        """Seconds that a task gets to end which was told to, beside others."""
+        if held.signal == signal.SIGKILL:
+            return 0.0
+        return self._grace if held.signal == signal.SIGUSR1 else min(NEIGHBOURS, self._grace)
+
+    def _tell(self, child: Child, held: Held, now: float) -> float:
+        """Raise the soft limit in it, whose end interests nobody; when to look again."""
+        grace = self._grace_of(held)
+        if grace:
+            self._children.signal(child, signal.SIGUSR1)
+        return min(now + TELL_EVERY, held.soft_at + grace)
+
     def _time_to_kill(self, held: Held, start: float) -> float:
+        if held.signal:
+            return held.soft_at + self._grace_of(held)
         if held.hard is not None:
             return start + held.hard
         return held.soft_at + self._grace if held.soft_at else NEVER
@@ -102,7 +165,9 @@ class Limits:
     def _sentence(self, child: Child, held: Held, record: int, now: float) -> None:
         """Decide to end it: nothing new may start in the child, and it tells its stacks first."""
         error: Exception
-        if held.hard is not None:
+        if held.signal:
+            error = TaskRevokedError("terminated")
+        elif held.hard is not None:
             error = TimeLimitExceeded(held.hard)
         else:
             error = SoftTimeLimitExceeded(
@@ -129,7 +194,7 @@ class Limits:
         stacks = child.last_stacks(table.thread(verdict.record))
         if self._children.kills:
             child.doom = min(child.doom, now + NEIGHBOURS)
-        self._end(child, verdict, stacks)
+        self._ends.by_limit(child, verdict, stacks)
         if not self._children.kills:
             logger.error("Its thread cannot be ended and is abandoned; it is here:\n%s", stacks)
         return self._enforce(child, now)

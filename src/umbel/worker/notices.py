@@ -143,15 +143,16 @@ def tell_received(app: App, delivery: Delivery, headers: Headers, node: str) -> 
 
 @guarded
 def tell_revoked(
-    app: App, delivery: Delivery, headers: Headers, node: str, *, expired: bool
-) -> None:
-    """A message will not run: it was revoked or has expired."""
+    app: App, delivery: Delivery, headers: Headers, node: str, *, expired: bool,
+    signum: int | None = None,
+) -> None:  # fmt: skip
+    """A message will not run: it was revoked or has expired; or what ran is ended by a signal."""
     if signals.task_revoked.receivers:
         signals.task_revoked.send(
             app.tasks.get(headers.task),
             request=request_of(app, delivery, headers, node),
-            terminated=False,
-            signum=None,
+            terminated=signum is not None,
+            signum=signum,
             expired=expired,
         )
 

@@ -186,8 +186,7 @@ class Settler:
             self._notices.add(delivery, headers, error, stacks, state=state)
 
     def revoked(self, delivery: Delivery, headers: Headers, why: str) -> Settlement:
-        """It was revoked or has expired before it ran."""
-        logger.info("Discarding revoked task: %s[%s] (%s)", headers.shown_name, headers.id, why)
+        """It was revoked or has expired before it ran, or was terminated."""
         error = TaskRevokedError(why)
         return self._close(delivery, headers, Acknowledge(), states.REVOKED, error)
 

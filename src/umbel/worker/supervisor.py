@@ -40,6 +40,8 @@ logger: logging.Logger = logging.getLogger("umbel.worker")
 
 SLOW_LOOK: Final = 1.0
 """Seconds after which an idle worker looks for work even if nobody woke it."""
+NEWS: Final = 0.1
+"""Seconds within which a worker without a free slot looks what was revoked, if the store rings."""
 STORE_RETRY: Final = 0.5
 """Seconds between two tries when the store cannot be written."""
 UNRESPONSIVE: Final = 10.0
@@ -114,6 +116,7 @@ class Supervisor:
         self._next_look = 0.0
         self._next_due: float | None = None
         self._next_limit = NEVER
+        self._revocations_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._spawn_at = 0.0
         self._on_ready: Callable[[], None] | None = None
@@ -149,7 +152,7 @@ class Supervisor:
                 self._settlements, self._dispatcher, self._gate, self._settler, self._max_memory
             )
             grace = self.app.conf.task_soft_time_limit_grace
-            self._limits = Limits(self._children, grace, self._ends.by_limit)
+            self._limits = Limits(self._children, grace, self._ends, self._read_outcomes)
             own_engine = self._own_engine
             if own_engine is None:
                 own_engine = self.app.connect()
@@ -209,6 +212,7 @@ class Supervisor:
             self._tend_children(now)
             if self.shutdown.how is None:
                 self._fetch(now)
+            self._watch_revocations(now)
             self._hand_out(now)
             self._next_limit = self._limits.enforce(time.monotonic())
             if self.shutdown.stacks_wanted:
@@ -224,6 +228,7 @@ class Supervisor:
             elif key.fileobj is self._waker:
                 self._waker.drain()
                 self._dry = False
+                self._revocations_at = min(self._revocations_at, time.monotonic() + NEWS)
             elif key.fileobj is wake:
                 wake.recv(4096)
 
@@ -238,6 +243,8 @@ class Supervisor:
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
         times += [self._next_limit, self.shutdown.deadline, self._dispatcher.reopening(now)]
+        if any(child.held for child in self._children):
+            times.append(self._revocations_at)
         if self._stacks.due is not None:
             times.append(self._stacks.due)
         if self._dispatcher.waits() or self._has_unsent():
@@ -382,6 +389,7 @@ class Supervisor:
             self._dry = len(claim.deliveries) < want
             self._next_due = claim.next_due
             self._next_look = now + SLOW_LOOK
+            self._revocations_at = now + SLOW_LOOK  # it tells whether there is anything new
             self._take_in(claim)
         except LeaseLost:
             self._lease_lost, self._dry = True, False
@@ -393,8 +401,7 @@ class Supervisor:
         """Decide on each claimed delivery."""
         decisions = []
         try:
-            if self._gate.learn_revocations(claim.revocations):
-                self._drop_revoked()
+            self._apply(self._gate.learn_revocations(claim.revocations))
             decisions = [self._decide(delivery) for delivery in claim.deliveries]
             early = [d.delivery for d in decisions if isinstance(d, Held) and d.early]
             lost = set(self._broker.accept(early)) if early else set()
@@ -419,14 +426,33 @@ class Supervisor:
             logger.exception("A message that no decision could be made on becomes a dead letter")
             return self._settler.undecodable(delivery, f"no decision could be made: {error!r}")
 
-    def _drop_revoked(self) -> None:
-        """Look again at what was claimed before it was revoked and has not started."""
+    def _watch_revocations(self, now: float) -> None:
+        """Learn what is to be terminated, while no claim tells it: all slots are taken."""
+        if now < self._revocations_at or not any(child.held for child in self._children):
+            return
+        self._revocations_at = now + SLOW_LOOK
+        try:
+            self._apply(self._gate.look_for_revocations())
+        except OperationalError as error:
+            self._complain(error)
+
+    def _apply(self, revoked: Mapping[str, int]) -> None:
+        """Look at what was claimed before it was revoked: drop it, or end it if it runs."""
+        if not revoked:
+            return
         for child in self._children:
             self._dispatcher.take_back(child)
         self._settlements += [
             self._gate.drop(held.delivery, held.headers, "revoked")
-            for held in self._dispatcher.drop(self._gate.revoked)
+            for held in self._dispatcher.drop(revoked)
         ]
+        if not any(revoked.values()):
+            return
+        now = time.monotonic()
+        for child in self._children:
+            for held in child.held.values():
+                if number := revoked.get(held.headers.id):
+                    self._limits.terminate(child, held, number, now)
 
     def _is_leased(self) -> bool:
         """Whether the lease is there after all.

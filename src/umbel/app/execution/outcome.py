@@ -19,6 +19,7 @@ Ending = Literal[
     "undecodable",
     "disallowed",
     "untrusted",
+    "terminated",  # on request, which is settled already
     "finished",  # no end of its own: the handlers of the one before are done
 ]
 

@@ -95,6 +95,8 @@ class Pipeline:
         self._extended = app.conf.result_extended
         self._drops_results = not app.keeps_results
         self._steps: dict[str, Steps] = {}
+        self.void: set[int] = set()
+        """What was terminated on request: its end is settled, and nothing of its own counts."""
 
     def execute(
         self, number: int, payload: bytes, deliveries: int, call: Call
@@ -152,6 +154,9 @@ class Pipeline:
 
         To be called in the run's context.
         """
+        if self.void and run.number in self.void:
+            self.void.discard(run.number)
+            return Outcome(run.number, "terminated", runtime), None
         steps, request = run.steps, run.request
         if request.begun is not None:
             from umbel.app.log import end_lines

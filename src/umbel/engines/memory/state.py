@@ -88,15 +88,16 @@ class MemoryState:
         *,
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
+        signal: int = 0,
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         store = self._store
         waiting = []
         with store.lock:
             for result in results:
-                store.revoked.pop(result.id, None)
+                before = store.revoked.pop(result.id, (0, 0.0, 0))
                 store.revocations += 1
-                store.revoked[result.id] = (store.revocations, until)
+                store.revoked[result.id] = (store.revocations, until, signal or before[2])
                 siblings = store.tasks.get(result.id, {})
                 gone = [held for held in siblings.values() if held.worker is None]
                 for held in gone:
@@ -110,16 +111,16 @@ class MemoryState:
             store.ring("result")
         return waiting
 
-    def revocations(self, after: int) -> tuple[int, list[str]]:
+    def revocations(self, after: int) -> tuple[int, dict[str, int]]:
         """Ids revoked since a version; see the contract."""
         store = self._store
         now = clock.time()
         with store.lock:
-            ids = [
-                id
-                for id, (version, until) in store.revoked.items()
+            ids = {
+                id: signal
+                for id, (version, until, signal) in store.revoked.items()
                 if version > after and until > now
-            ]
+            }
             return store.revocations, ids
 
     def pause(self, queue: str) -> None:
@@ -225,7 +226,7 @@ class MemoryState:
                 found = store.results.get(id)
                 if found is not None and found.expires == expires:
                     del store.results[id]
-            for id in [id for id, (_, until) in store.revoked.items() if until <= now]:
+            for id in [id for id, (_, until, _) in store.revoked.items() if until <= now]:
                 del store.revoked[id]
             for id in [
                 id

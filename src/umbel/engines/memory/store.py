@@ -117,7 +117,7 @@ class Store:
         self.schedules: dict[str, ScheduleRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.incarnations = 0
-        self.revoked: dict[str, tuple[int, float]] = {}
+        self.revoked: dict[str, tuple[int, float, int]] = {}
         """Version and end of each revocation, oldest version first."""
         self.revocations = 0
         self.dead: dict[int, tuple[DeadLetter, Message]] = {}

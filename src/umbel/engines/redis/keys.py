@@ -49,6 +49,7 @@ With an end of their own:
 
     umbel:revoked             zset    id -> the set's version when it was revoked; TTL
     umbel:revoked:until       zset    id -> Unix time of its end; TTL
+    umbel:revoked:signal      hash    id -> signal by which it is to be ended where it runs; TTL
     umbel:status:<id>         string  status of a result whose meta is not JSON; the result's TTL
 
 Notes are `<deliveries> NUL <suspect> NUL <unknown since>`, a head is `<step> NUL <notes> NUL
@@ -98,6 +99,7 @@ class Keys:
         self.paused: Final = own + "paused"
         self.revoked: Final = own + "revoked"
         self.revoked_until: Final = own + "revoked:until"
+        self.revoked_signal: Final = own + "revoked:signal"
         self.schedule: Final = own + "schedule"
         self.schedule_due: Final = own + "schedule:due"
         self.dead: Final = own + "dead"

@@ -123,6 +123,7 @@ class RedisState:
         *,
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
+        signal: int = 0,
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         keys = self._keys
@@ -133,9 +134,10 @@ class RedisState:
             # Noted first: whoever claims from here on knows of it.
             self._server.run(
                 "revoke",
-                [keys.counter, keys.revoked, keys.revoked_until],
+                [keys.counter, keys.revoked, keys.revoked_until, keys.revoked_signal],
                 until,
                 life,
+                signal,
                 *(result.id for result in part),
             )
             waiting += self._broker.revoke_waiting(part)
@@ -143,7 +145,7 @@ class RedisState:
         RedisResults(self._server, keys).put(late)
         return waiting
 
-    def revocations(self, after: int) -> tuple[int, list[str]]:
+    def revocations(self, after: int) -> tuple[int, dict[str, int]]:
         """Ids revoked since a version; see the contract."""
         keys = self._keys
         reply = self._server.call(
@@ -152,14 +154,16 @@ class RedisState:
         )[-1]  # fmt: skip
         version, ids = int(reply[0] or 0), reply[1]
         if not ids:
-            return version, []
-        (ends,) = self._server.call([("ZMSCORE", keys.revoked_until, *ids)])
+            return version, {}
+        ends, signals = self._server.call(
+            [("ZMSCORE", keys.revoked_until, *ids), ("HMGET", keys.revoked_signal, *ids)]
+        )
         now = clock.time()
-        return version, [
-            id.decode()
-            for id, end in zip(ids, ends, strict=True)
+        return version, {
+            id.decode(): int(signal or 0)
+            for id, end, signal in zip(ids, ends, signals, strict=True)
             if end is not None and float(end) > now
-        ]
+        }
 
     def pause(self, queue: str) -> None:
         """Let nobody claim from a queue; see the contract."""
@@ -321,7 +325,11 @@ class RedisState:
         )
         if ended:
             self._server.call(
-                [("ZREM", keys.revoked, *ended), ("ZREM", keys.revoked_until, *ended)]
+                [
+                    ("ZREM", keys.revoked, *ended),
+                    ("ZREM", keys.revoked_until, *ended),
+                    ("HDEL", keys.revoked_signal, *ended),
+                ]
             )
         more = len(ended) == BATCH
         for name in (keys.history, keys.failed):

@@ -31,11 +31,12 @@ from umbel.exceptions import (
 
 T = TypeVar("T")
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The store's format version, kept as `PRAGMA user_version`."""
 UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     1: ("schedule", "schedule_due"),
     2: ("workflow", "workflow_expires", "piece"),
+    3: ("termination",),
 }
 """What schema.sql has that a store of a format had not yet."""
 CREATES: Final = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)

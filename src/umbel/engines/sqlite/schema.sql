@@ -79,6 +79,9 @@ CREATE TABLE revocation (
     until  REAL NOT NULL
 );
 
+-- Of a revoked id: the signal by which the task is to be ended where it runs.
+CREATE TABLE termination (id TEXT PRIMARY KEY, signal INTEGER NOT NULL) WITHOUT ROWID;
+
 -- Periodic tasks, and when each is due next; NULL: not again. A row's version is a random number,
 -- another one at each change: who fires a tick, or edits, names the version that it starts from.
 CREATE TABLE schedule (

@@ -130,12 +130,13 @@ class SqliteState:
         *,
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
+        signal: int = 0,
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         waiting: list[str] = []
         for start in range(0, len(results), ROWS):
             with self._database.write() as connection:
-                gone = _revoke(connection, results[start : start + ROWS], until)
+                gone = _revoke(connection, results[start : start + ROWS], until, signal)
                 follow = [workflows[id] for id in gone if id in workflows]
                 insert_messages(connection, change_workflows(connection, follow))
             waiting += gone
@@ -143,17 +144,18 @@ class SqliteState:
         self._results.ring()
         return waiting
 
-    def revocations(self, after: int) -> tuple[int, list[str]]:
+    def revocations(self, after: int) -> tuple[int, dict[str, int]]:
         """Ids revoked since a version; see the contract."""
 
-        def query(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+        def query(connection: sqlite3.Connection) -> tuple[int, dict[str, int]]:
             # The version first: what comes in between is then told twice, not never.
             version = revocations_version(connection)
             rows = connection.execute(
-                "SELECT id FROM revocation WHERE number > ? AND until > ? ORDER BY number",
+                "SELECT id, ifnull(signal, 0) FROM revocation LEFT JOIN termination USING (id) "
+                "WHERE number > ? AND until > ? ORDER BY number",
                 (after, clock.time()),
             )
-            return version, [id for (id,) in rows]
+            return version, dict(rows)
 
         return self._database.read(query)
 
@@ -279,6 +281,7 @@ class SqliteState:
                 (now, ROWS),
             ).rowcount
             execute("DELETE FROM revocation WHERE until < ?", (now,))
+            execute("DELETE FROM termination WHERE id NOT IN (SELECT id FROM revocation)")
             (newest,) = execute("SELECT max(number) FROM history").fetchone()
             last = 0 if history_rows is None else (newest or 0) - history_rows
             entries = execute(
@@ -294,9 +297,14 @@ class SqliteState:
 
 
 def _revoke(
-    connection: sqlite3.Connection, results: Sequence[StoredResult], until: float
+    connection: sqlite3.Connection, results: Sequence[StoredResult], until: float, signal: int
 ) -> list[str]:
     waiting = []
+    if signal:
+        connection.executemany(
+            "INSERT OR REPLACE INTO termination (id, signal) VALUES (?, ?)",
+            [(result.id, signal) for result in results],
+        )
     for result in results:
         connection.execute("DELETE FROM revocation WHERE id = ?", (result.id,))
         connection.execute("INSERT INTO revocation (id, until) VALUES (?, ?)", (result.id, until))

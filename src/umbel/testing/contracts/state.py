@@ -166,14 +166,14 @@ class StateStoreContract(EngineContract):
     ) -> None:
         until = time.time() + FAR
         version, ids = state.revocations(0)
-        assert ids == []
+        assert ids == {}
         assert broker.claim(worker, ["q"], 1).revocations == version
         for id in ("a", "b", "a"):
             state.revoke([result(id, "REVOKED")], until=until)
             newer = broker.claim(worker, ["q"], 1).revocations
             assert newer > version
-            assert state.revocations(version) == (newer, [id])
-            assert state.revocations(newer) == (newer, [])
+            assert state.revocations(version) == (newer, {id: 0})
+            assert state.revocations(newer) == (newer, {})
             version = newer
         assert sorted(state.revocations(0)[1]) == ["a", "b"]
 
@@ -186,13 +186,26 @@ class StateStoreContract(EngineContract):
         version = broker.claim(worker, ["q"], 1).revocations
         for _ in range(2):
             # What a claim says and what `revocations` says must meet, or a worker asks for ever.
-            assert state.revocations(0) == (version, ["a"])
+            assert state.revocations(0) == (version, {"a": 0})
             assert broker.claim(worker, ["q"], 1).revocations == version
             state.keep_house()
         state.revoke([result("c", "REVOKED")], until=now + FAR)
         newest = broker.claim(worker, ["q"], 1).revocations
         assert newest > version
-        assert state.revocations(version) == (newest, ["c"])
+        assert state.revocations(version) == (newest, {"c": 0})
+
+    def test_a_revocation_may_name_a_signal_for_what_runs(self, state: StateStore) -> None:
+        until = time.time() + FAR
+        state.revoke([result(id, "REVOKED") for id in "ab"], until=until, signal=15)
+        state.revoke([result(id, "REVOKED") for id in "bc"], until=until)
+        version, signals = state.revocations(0)
+        assert signals == {"a": 15, "b": 15, "c": 0}  # one that was named stands
+        state.revoke([result("a", "REVOKED")], until=until, signal=9)
+        assert state.revocations(version)[1] == {"a": 9}
+        state.revoke([result("a", "REVOKED")], until=time.time() - 1)
+        state.keep_house()
+        state.revoke([result("a", "REVOKED")], until=until)
+        assert state.revocations(0)[1] == {"a": 0, "b": 15, "c": 0}  # none of a life before
 
     def test_a_thousand_revocations(
         self, broker: Broker, results: ResultStore, state: StateStore, worker: int
