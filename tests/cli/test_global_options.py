@@ -91,8 +91,8 @@ def test_variables_stand_for_options(project: Project, tmp_path: Path) -> None:
     assert (starting["slots"], starting["queues"]) == (1, ["a", "b"])  # the line outweighs
     assert ready["node"] == "w7@box"
     assert any("--without-gossip has no effect" in note for note in starting["notes"])
-    project.environment["CELERY_WORKER_AUTOSCALE"] = "3,1"
-    assert "--autoscale is refused" in project.refuse("worker", code=64)
+    project.environment["CELERY_WORKER_UID"] = "3"
+    assert "--uid is refused" in project.refuse("worker", code=64)
     project.environment["CELERY_APP"] = "nowhere"
     assert "There is no module 'nowhere'" in project.refuse("queues", code=64)
 

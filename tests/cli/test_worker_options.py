@@ -70,7 +70,13 @@ def test_options_without_effect_say_so(project: Project) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--autoscale=10,3"], "--autoscale is refused: autoscaling is not in this version"),
+        (["--autoscale=many"], "'many' is neither MAX,MIN nor MAX"),
+        (["--autoscale=3,2,1"], "'3,2,1' is neither MAX,MIN nor MAX"),
+        (["--autoscale=-1"], "'-1' is neither MAX,MIN nor MAX"),
+        (["--autoscale=0"], "the most must be 1 or more"),
+        (["--autoscale=9999,1"], "--autoscale: A worker can have 1 to 4096 slots, not 9999"),
+        (["--autoscale=3", "-P", "solo"], "--autoscale: The pool solo has one slot"),
+        (["--autoscale=3,1", "--processes=2"], "leave --processes out"),
         (["--autoreload"], "watchfiles"),
         (["--uid", "1"], "service manager"),
         (["--gid", "1"], "service manager"),

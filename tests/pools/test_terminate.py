@@ -119,6 +119,9 @@ def test_a_running_task_is_terminated(tmp_path: Path, pool: str) -> None:
             assert len(here.lines("begun", job.id)) == 1
     for job in neighbours:
         assert len(here.lines("on_success", job.id)) == 1
+    assert "(SIGTERM)" in here.worker.rest
+    assert "raised" not in here.worker.rest
+    assert "lost" not in here.worker.rest
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,7 @@ def test_a_stray_signal_ends_nothing(tmp_path: Path) -> None:
         job = here.begin("nap", 0.5)
         os.kill(here.pid_of(job), signal.SIGTERM)
         assert job.get(timeout=10) == here.pid_of(job)
+        assert len(here.lines("begun", job.id)) == 1
 
 
 @pytest.mark.parametrize("pool", ["prefork", full("threads"), full("asyncio")])

@@ -38,6 +38,13 @@ class Sighting:
     """Seconds since the last renewal of its lease that is known of."""
     running: int | None = None
     """How many of its slots run a task; None: it is on another host."""
+    slots_now: int | None = None
+    """How many it has, on this host."""
+
+    @property
+    def slots(self) -> int:
+        """How many slots it has; of a worker elsewhere: had when it started."""
+        return self.record.slots if self.slots_now is None else self.slots_now
 
     @property
     def period(self) -> float:
@@ -51,8 +58,9 @@ class Sighting:
         record = self.record
         return {
             "node": record.node, "state": self.state, "host": record.host, "pid": record.pid,
-            "queues": list(record.queues), "slots": record.slots, "running": self.running,
-            "started": record.started, "lease": record.lease, "renewed": self.renewed,
+            "queues": list(record.queues), "slots": self.slots, "running": self.running,
+            "autoscale": record.autoscale, "started": record.started, "lease": record.lease,
+            "renewed": self.renewed,
         }  # fmt: skip
 
 
@@ -93,4 +101,4 @@ def _judge_here(record: WorkerRecord, store: Engine) -> Sighting:
     if trace is None:
         return Sighting(record, SILENT, None)
     state = STALLED if trace.renewed > record.lease / 2 else ALIVE
-    return Sighting(record, state, trace.renewed, len(trace.running))
+    return Sighting(record, state, trace.renewed, len(trace.running), trace.slots)

@@ -81,6 +81,12 @@ def show_backlog(target: Target, queues: list[Queue], letters: int) -> None:
         click.echo(f"{count(letters, f'{more} dead letter'.strip())}: {target.line('dead')}")
 
 
+def describe_slots(worker: Sighting) -> str:
+    """How many slots a worker has, and between which numbers that changes by itself."""
+    bounds = worker.record.autoscale
+    return f"{worker.slots}" if bounds is None else f"{worker.slots} ({bounds[0]}-{bounds[1]})"
+
+
 def show_workers(target: Target, workers: list[Sighting]) -> None:
     """Write the store and the table of workers."""
     absence = "" if target.exists else " (not made yet: the first task or worker makes it)"
@@ -95,7 +101,7 @@ def show_workers(target: Target, workers: list[Sighting]) -> None:
                 worker.state,
                 worker.record.pid,
                 worker.record.host,
-                worker.record.slots,
+                describe_slots(worker),
                 "" if worker.running is None else worker.running,
                 ",".join(worker.record.queues),
                 describe_moment(worker.record.started),

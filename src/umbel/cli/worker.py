@@ -41,6 +41,7 @@ class Wishes:
     concurrency: int | None
     pool: str | None
     processes: int | None
+    autoscale: tuple[int, int] | None
     node: str | None
     queues: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -108,6 +109,21 @@ def read_concurrency(_: click.Context, __: click.Parameter, text: str | None) ->
     return int(text)
 
 
+def read_autoscale(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """The least and the most of `MAX,MIN`; the least is 0 if it is left out."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if len(words) > 2 or not all(word.isdigit() for word in words):
+        raise click.BadParameter(f"{text!r} is neither MAX,MIN nor MAX, such as 10,3 or 10.")
+    least, most = sorted(map(int, words)) if len(words) == 2 else (0, int(words[0]))
+    if not most:
+        raise click.BadParameter("the most must be 1 or more; to run nothing, pause the queue.")
+    return least, most
+
+
 def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
     """Settings from the end of the line, as Celery writes them.
 
@@ -140,6 +156,13 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     type=click.IntRange(1),
     metavar="N",
     help="Processes that run tasks; default 1, with prefork what -c says.",
+)
+@click.option(
+    "--autoscale",
+    callback=read_autoscale,
+    metavar="MAX,MIN",
+    help="Between MIN and MAX processes, with other pools than prefork tasks in each: more while "
+    "tasks wait and all are busy, fewer after worker_autoscale_keepalive seconds of idleness.",
 )
 @click.option(
     "-n",
@@ -245,6 +268,8 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     wishes = Wishes(queues=names[0], excluded=names[1], **options)
     if wishes.schedule_file and not wishes.beat:
         asked.notes.append("--schedule has no effect: it is for -B, which is not given")
+    if wishes.autoscale and wishes.concurrency:
+        asked.notes.append("--concurrency has no effect: --autoscale says between which numbers")
     hard, soft = wishes.time_limit, wishes.soft_time_limit
     if hard is not None and soft is not None and soft > hard:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
@@ -379,6 +404,7 @@ def work(
             concurrency=wishes.concurrency,
             pool=wishes.pool,
             processes=wishes.processes,
+            autoscale=wishes.autoscale,
             time_limit=wishes.time_limit,
             soft_time_limit=wishes.soft_time_limit,
             max_tasks_per_child=wishes.max_tasks,
@@ -439,7 +465,12 @@ def introduce(
     """The first lines."""
     app, layout, queues = target.app, supervisor.layout, list(supervisor.queues)
     slots = count(layout.total, "slot")
-    if layout.slots > 1:
+    if layout.bounds is not None:
+        least, most = layout.bounds
+        slots = f"{least} to {most} slots"
+        if layout.processes > 1 and layout.by_slots:
+            slots += " each"
+    if layout.room > 1:
         slots += f" in {count(layout.processes, 'process', 'processes')}"
     if told.file is not None:  # it has to say by itself what the terminal is told
         log().info(
@@ -460,6 +491,7 @@ def introduce(
                 "pool": layout.pool,
                 "processes": layout.processes,
                 "slots": layout.total,
+                "autoscale": layout.bounds,
                 "queues": queues,
                 "tasks": app.tasks.own(),
                 "entries": None if beat is None else beat.entries,

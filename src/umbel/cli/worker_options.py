@@ -51,8 +51,6 @@ OPTIONS: Final = (
     Legacy(("--without-mingle",), _GOSSIP, flag=True),
     Legacy(("--without-heartbeat",), _GOSSIP, flag=True),
     Legacy(("--heartbeat-interval",), _GOSSIP, kind=float),
-    Legacy(("--autoscale",), "autoscaling is not in this version; name the number of processes: "
-           "-c N", refused=True),
     Legacy(("--scheduler",), _SCHEDULER),
     Legacy(("--autoreload",), "it is gone since Celery 4; restart the worker on changes: "
            "watchfiles 'umbel worker' .", refused=True, flag=True),

@@ -38,6 +38,8 @@ LONG_AGO: Final = 60.0
 HEAD: Final = 64
 RENEWED: Final = 48
 """Where in the head the last renewal stands, in monotonic ns; the token is before it."""
+SLOTS_NOW: Final = 56
+"""Where in the head the worker's number of slots stands, and one more, if it has changed."""
 RECORD: Final = 6
 """Eight-byte words in a slot's record."""
 NUMBER: Final = 0
@@ -114,6 +116,10 @@ class RunFile:
     def note_renewal(self) -> None:
         """Keep the moment of a renewal of the lease."""
         os.pwrite(self.descriptor, struct.pack("=Q", time.monotonic_ns()), RENEWED)
+
+    def note_slots(self, slots: int) -> None:
+        """Keep how many slots the worker has now."""
+        os.pwrite(self.descriptor, struct.pack("=Q", slots + 1), SLOTS_NOW)
 
     def close(self, *, remove: bool) -> None:
         """Let go of this process's copy of the lock, and of the file if nobody needs it."""
@@ -203,6 +209,8 @@ class Trace(NamedTuple):
     """Seconds since it last renewed its lease."""
     running: dict[int, float]
     """What runs in its slots: the delivery's number, and for how many seconds."""
+    slots: int
+    """How many slots it has now."""
 
 
 def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
@@ -210,7 +218,7 @@ def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
     with _own_file(record, run_dir) as descriptor:
         if descriptor is None:
             return None
-        (renewed,) = struct.unpack("=Q", os.pread(descriptor, 8, RENEWED))
+        renewed, slots = struct.unpack("=QQ", os.pread(descriptor, 16, RENEWED))
         table = memoryview(os.pread(descriptor, SIZE - HEAD, HEAD)).cast("Q")
         now = time.monotonic_ns()
         running = {
@@ -218,7 +226,8 @@ def read_trace(record: WorkerRecord, run_dir: Path) -> Trace | None:
             for number, start in zip(table[NUMBER::RECORD], table[START::RECORD], strict=True)
             if number
         }
-        return Trace(not _is_free(descriptor), (now - renewed) / 1e9, running)
+        slots = slots - 1 if slots else record.slots
+        return Trace(not _is_free(descriptor), (now - renewed) / 1e9, running, slots)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,9 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     """A judge has declared it dead and is putting its claims back."""
     started: float = 0.0
     """Unix time of registration."""
+    autoscale: tuple[int, int] | None = None
+    """The least and the most processes (or slots in each) between which it scales by itself; its
+    run file says how many slots it has now."""
 
 
 class NameTaken(Exception):  # noqa: N818

@@ -51,8 +51,7 @@ def main(seat: int, run_file: int, descriptors: list[int], terminal: int | None)
         sys.path[:] = setup.path
         pool_class = load_pool(setup.pool)  # one of greenlets patches what the app is to import
         pipeline = prepare(setup, seat, prints=terminal is not None)
-        first = seat * setup.slots
-        slots = [Slot(table.words, first + index) for index in range(setup.slots)]
+        slots = [Slot(table.words, setup.first + index) for index in range(setup.slots)]
         bench = Bench(link, slots, pipeline, os.getpid(), stacks)
         pool = pool_class(bench)
         listen(bench, pool, stacks)

@@ -37,6 +37,32 @@ class Layout:
     pool: str
     processes: int
     slots: int
+    bounds: tuple[int, int] | None = None
+    """The least and the most processes, or slots in each, between which it scales by itself."""
+
+    @property
+    def by_slots(self) -> bool:
+        """Whether each process has slots of its own, which can change."""
+        return self.pool not in {"prefork", "solo"}
+
+    @property
+    def room(self) -> int:
+        """Slots that a process is made with."""
+        return self.slots if self.bounds is None or not self.by_slots else self.bounds[1]
+
+    def check_number(self, number: int) -> None:
+        """`ValueError` if it cannot have so many processes, or slots in each."""
+        if self.pool == "solo":
+            raise ValueError("The pool solo has one slot, whatever is asked for: use -P prefork.")
+        total = number * (self.processes if self.by_slots else 1)
+        if not 1 <= total <= SLOTS:
+            raise ValueError(f"A worker can have 1 to {SLOTS} slots, not {total}.")
+
+    def check_bounds(self, least: int, most: int) -> None:
+        """`ValueError` if it cannot change between these."""
+        if not 0 <= least <= most:
+            raise ValueError(f"It cannot change between {least} and {most}.")
+        self.check_number(most)
 
     @property
     def total(self) -> int:
@@ -75,10 +101,19 @@ def offered_pools() -> dict[str, EntryPoint]:
 
 
 def lay_out(
-    name: str, concurrency: int | None, processes: int | None, usual: int | None = None
+    name: str,
+    concurrency: int | None,
+    processes: int | None,
+    usual: int | None = None,
+    bounds: tuple[int, int] | None = None,
 ) -> Layout:
-    """A worker's layout from what was asked for; None takes `usual`, or the pool's default."""
+    """A worker's layout from what was asked for; None takes `usual`, or the pool's default.
+
+    With `bounds`, the least and the most, it begins with the least, whatever else is asked for.
+    """
     pool = find_pool(name)
+    if bounds is not None:
+        return _lay_out_to_scale(pool, processes, bounds)
     if pool == "solo":
         if processes is not None and processes != 1:
             raise ImproperlyConfigured("The pool solo has one process: leave --processes out.")
@@ -99,6 +134,23 @@ def lay_out(
             f"A worker can have 1 to {SLOTS} slots, not {layout.total}; set worker_concurrency "
             "or give -c and --processes."
         )
+    return layout
+
+
+def _lay_out_to_scale(pool: str, processes: int | None, bounds: tuple[int, int]) -> Layout:
+    if pool == "prefork":
+        if processes is not None:
+            raise ImproperlyConfigured(
+                "With --autoscale the pool prefork has as many processes as it needs: leave "
+                "--processes out."
+            )
+        layout = Layout(pool, bounds[0], 1, bounds)
+    else:
+        layout = Layout(pool, processes or 1, bounds[0], bounds)
+    try:
+        layout.check_bounds(*bounds)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"--autoscale: {error}") from None
     return layout
 
 

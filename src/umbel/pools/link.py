@@ -54,6 +54,8 @@ class Setup(msgspec.Struct, frozen=True):
     pool: str
     """How slots run code: a name of `umbel.pools.kinds`."""
     slots: int
+    first: int = 0
+    """Its first record in the slot table."""
 
 
 READY: Final = Outcome(0, "success")

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
+import msgspec
+
 from umbel.engines.run_file import RECORDS, SlotTable
 from umbel.pools.launch import ForkServer
 from umbel.pools.link import Setup, SupervisorEnd
@@ -45,8 +47,13 @@ class Child:
     """One child as the supervisor knows it."""
 
     seat: int
-    """Where it sits in the slot table: its records begin at seat × slots."""
+    """Its number among those that are there."""
+    first: int
+    """Its first record in the slot table."""
+    records: int
+    """How many it has: the slots that it was made with."""
     slots: int
+    """How many of them are used."""
     link: SupervisorEnd
     stacks: int
     """A file into which its last stacks go."""
@@ -77,6 +84,8 @@ class Child:
     """It runs a suspect and gets nothing else."""
     retiring: bool = False
     """It gets nothing more, and ends when it holds nothing."""
+    surplus: bool = False
+    """The same, without a successor, as long as it is one too many."""
     told_to_end: bool = False
     limits_at: float = NEVER
     """Monotonic time at which the first of its deliveries may have passed a limit."""
@@ -93,11 +102,6 @@ class Child:
     born: float = field(default_factory=time.monotonic)
 
     @property
-    def first(self) -> int:
-        """Its first record in the slot table."""
-        return self.seat * self.slots
-
-    @property
     def occupied(self) -> int:
         """Deliveries that it has and that have not ended with their handlers."""
         return len(self.held) + len(self.finishing)
@@ -108,7 +112,7 @@ class Child:
         That of a thread only, where many run.
         """
         text = os.pread(self.stacks, STACKS_CAP, 0).decode("utf-8", "replace")
-        return _as_traceback(text, thread if self.slots > 1 else 0)
+        return _as_traceback(text, thread if self.records > 1 else 0)
 
     def forget_stacks(self) -> None:
         """Drop what was written about a task that has ended after all."""
@@ -156,23 +160,34 @@ class Children(ABC):
                 self.table.note_early(record, 0)
 
     def spawn(self, setup: Setup) -> Child:
-        """Start a child in the first free seat."""
-        seat = next(n for n in range(RECORDS // setup.slots) if n not in self.by_seat)
-        child = Child(seat, setup.slots, SupervisorEnd(), _anonymous_file())
-        self.table.clear(child.first, child.slots)
-        self.start(child, setup)
+        """Start a child in the first free seat. `OSError` if there is no room for one."""
+        count, first = setup.slots, self._room_for(setup.slots)
+        seat = next(n for n in range(RECORDS) if n not in self.by_seat)
+        child = Child(seat, first, count, count, SupervisorEnd(), _anonymous_file())
+        self.table.clear(first, count)
+        self.start(child, msgspec.structs.replace(setup, first=first))
         child.link.close_child_ends()
         self.by_seat[seat] = child
         return child
 
+    def _room_for(self, count: int) -> int:
+        first = 0
+        for start, records in sorted((child.first, child.records) for child in self):
+            if start - first >= count:
+                break
+            first = start + records
+        if first + count > RECORDS:
+            raise OSError(f"the slot table has no room for {count} slots more")
+        return first
+
     def running(self, child: Child) -> list[tuple[int, int, float]]:
         """What a child's slots run: record, number, start (monotonic)."""
-        return self.table.running(child.first, child.slots)
+        return self.table.running(child.first, child.records)
 
     def forget(self, child: Child) -> None:
         """Drop a child that has ended."""
         del self.by_seat[child.seat]
-        self.table.clear(child.first, child.slots)
+        self.table.clear(child.first, child.records)
         child.link.close()
         os.close(child.stacks)
 

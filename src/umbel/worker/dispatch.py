@@ -82,6 +82,9 @@ class Dispatcher:
             if not self._open(child) or child.spare:
                 continue
             occupied = child.occupied
+            if child.slots < child.records:  # it would start at once what is to wait
+                room += max(0, child.slots - occupied)
+                continue
             free = max(
                 child.slots - occupied,
                 (READ_AHEAD * child.slots - child.load) / average,
@@ -96,7 +99,7 @@ class Dispatcher:
     def _open(self, child: Child) -> bool:
         return (
             child.ready
-            and not (child.retiring or child.alone or child.killed or child.stuck)
+            and not (child.retiring or child.surplus or child.alone or child.killed or child.stuck)
             and child.verdict is None
             and child.link.unsent < READ_AHEAD_BYTES
         )
@@ -111,7 +114,7 @@ class Dispatcher:
         waiting = len(child.held) + len(child.finishing) - slots
         if waiting < 0:
             return True
-        if held.early or waiting >= WINDOW - 1:
+        if held.early or child.slots < child.records or waiting >= WINDOW - 1:
             return False
         return child.load + held.share <= READ_AHEAD * slots or waiting < self._cover(child)
 
@@ -159,7 +162,7 @@ class Dispatcher:
     def _place_suspects(self, plan: list[tuple[Child, list[Held]]]) -> None:
         """A suspect runs alone in a child that has run nothing before."""
         for child in self._children:
-            if child.slots > 1 and not child.spare:
+            if child.records > 1 and not child.spare:
                 continue  # it has no time to become empty: a spare child is started for it
             if self.suspects and self._open(child) and not child.occupied and not child.done:
                 held = self.suspects.popleft()
@@ -172,14 +175,14 @@ class Dispatcher:
         for child in self._children:
             if on_the_way >= len(self.suspects):
                 return
-            if child.slots == 1 and self._open(child) and not child.occupied:
+            if child.records == 1 and self._open(child) and not child.occupied:
                 child.retiring = True  # its successor is fresh
                 on_the_way += 1
 
     @property
     def wants_spare(self) -> bool:
         """Whether a child is to be started for a suspect alone."""
-        return bool(self.suspects) and any(child.slots > 1 for child in self._children)
+        return bool(self.suspects) and any(child.records > 1 for child in self._children)
 
     def release(self, child: Child, number: int) -> Held | None:
         """Take a delivery from a child: it has ended there, or goes elsewhere."""
@@ -230,10 +233,10 @@ class Dispatcher:
             if held is not None:  # else it has just ended
                 busy += 1
                 long += now - start > max(STUCK, 1.5 * held.cost)
-        child.look_at = now + LOOK_EACH * child.slots
-        child.stuck = long >= child.slots
+        child.look_at = now + LOOK_EACH * child.records
+        child.stuck = long >= max(1, child.slots)
         child.taken_up = started == len(child.held) or busy >= child.slots
-        if child.taken_up or child.slots == 1:
+        if child.taken_up or child.records == 1:
             child.behind_since = 0.0
             return
         child.behind_since = child.behind_since or now
@@ -275,7 +278,7 @@ class Dispatcher:
     def waits(self) -> bool:
         """Whether anything here may need a look soon without any news."""
         return bool(self.hand or self.suspects) or any(
-            len(child.held) > child.slots or (child.slots > 1 and not child.taken_up)
+            len(child.held) > child.slots or (child.records > 1 and not child.taken_up)
             for child in self._children
         )
 

@@ -51,7 +51,7 @@ class ChildThreads(Children):
     def start(self, child: Child, setup: Setup) -> None:
         """Start its main thread."""
         link = ChildEnd(child.link.child_stream.dup(), child.link.child_tokens.dup())
-        slots = [Slot(self.table.words, child.first + index) for index in range(child.slots)]
+        slots = [Slot(self.table.words, child.first + index) for index in range(child.records)]
         bench = HostedBench(link, slots, Pipeline(self._app, setup.node), child.stacks)
         thread = self._threads[child.seat] = ChildThread(
             f"umbel-child-{child.seat + 1}",

@@ -42,13 +42,15 @@ class Incarnation:
     """This worker's place among the workers of a store."""
 
     def __init__(
-        self, app: App, node: str | None, queues: Sequence[str], slots: int, lease: float
-    ) -> None:
+        self, app: App, node: str | None, queues: Sequence[str], slots: int, lease: float,
+        bounds: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self._engine: Engine = app.engine
         self._judge = Judge(app, app.engine)
         self._wanted = node
         self._queues = tuple(queues)
         self._slots = slots
+        self._bounds = bounds
         self._lease = lease
         self.run_file: RunFile | None = None
         self.node: str = node or ""
@@ -81,7 +83,7 @@ class Incarnation:
             name = wanted or f"celery{'' if attempt == 1 else attempt}@{host}"
             record = WorkerRecord(
                 name, host, os.getpid(), self._queues, self._slots, self._lease,
-                started=clock.time(),
+                started=clock.time(), autoscale=self._bounds,
             )  # fmt: skip
             try:
                 self.number = self._engine.state.register(run_file.sign(record))
@@ -102,6 +104,12 @@ class Incarnation:
         """Keep in the run file that the lease has been renewed."""
         if self.run_file is not None:
             self.run_file.note_renewal()
+
+    def note_slots(self, slots: int) -> None:
+        """Keep in the run file how many slots it has now."""
+        self._slots = slots
+        if self.run_file is not None:
+            self.run_file.note_slots(slots)
 
     def leave(self) -> None:
         """Strike this worker off the list; while it holds claims, leave it to be recovered."""

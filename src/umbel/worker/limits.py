@@ -121,7 +121,7 @@ class Limits:
         number, table = held.delivery.number, self._children.table
         if child.verdict is not None or child.killed:
             return now + STACKS_LOOK  # another one is being ended; what follows is for this one too
-        signalled = self._children.kills and child.slots == 1 and held.signal != signal.SIGUSR1
+        signalled = self._children.kills and child.records == 1 and held.signal != signal.SIGUSR1
         if signalled:
             self._ends.take_back(child)  # from here on the signal can meet no other one
         # Either its end is there to be read by now, or its slot waits for what is decided.

@@ -32,6 +32,7 @@ from umbel.worker.gate import NEVER, Gate, Held
 from umbel.worker.leases import Incarnation, LeaseKeeper, NodeTaken
 from umbel.worker.limits import Limits
 from umbel.worker.notices import Notices
+from umbel.worker.scale import Scale
 from umbel.worker.settle import Settler
 from umbel.worker.shutdown import Shutdown
 from umbel.worker.stacks import StackReport
@@ -61,6 +62,8 @@ class Options:
     concurrency: int | None = None
     pool: str | None = None
     processes: int | None = None
+    autoscale: tuple[int, int] | None = None
+    """The least and the most processes (or slots in each) between which it scales by itself."""
     time_limit: float | None = None
     soft_time_limit: float | None = None
     max_tasks_per_child: int | None = None
@@ -98,15 +101,19 @@ class Supervisor:
             options.concurrency,
             options.processes,
             conf.worker_concurrency,
+            options.autoscale,
         )
+        self.scale: Scale = Scale(self.layout, conf.worker_autoscale_keepalive)
+        self._told_slots = self.layout.total
         max_tasks = options.max_tasks_per_child or conf.worker_max_tasks_per_child
         max_memory = options.max_memory_per_child or conf.worker_max_memory_per_child
         self._max_memory = max_memory if children.kills else None
         self._own_engine = own_engine
         self._broker = app.engine.broker
         self.incarnation: Incarnation = Incarnation(
-            app, options.node, self.queues, self.layout.total, conf.worker_lease
-        )
+            app, options.node, self.queues, self.layout.total, conf.worker_lease,
+            self.layout.bounds,
+        )  # fmt: skip
         self._children = children
         self._dispatcher = Dispatcher(children, max_tasks)
         self._settlements: list[Settlement] = []
@@ -167,8 +174,10 @@ class Supervisor:
             ends.callback(self._children.close)  # before the lease ends
             self._children.hand_over(run_file.descriptor)
             signals.celeryd_after_setup.send(self.hostname, instance=self, conf=self.app.conf)
-            for _ in range(self.layout.processes):
+            for _ in range(self.scale.processes):
                 self._spawn()
+            if not self.scale.processes:
+                self._announce()
             self._loop(wake)
         signals.worker_shutdown.send(self)
         return self._exit_code
@@ -228,6 +237,7 @@ class Supervisor:
             elif key.fileobj is self._waker:
                 self._waker.drain()
                 self._dry = False
+                self.scale.look_soon()
                 self._revocations_at = min(self._revocations_at, time.monotonic() + NEWS)
             elif key.fileobj is wake:
                 wake.recv(4096)
@@ -243,8 +253,10 @@ class Supervisor:
             if self._next_due is not None:
                 times.append(now + max(0.0, self._next_due - clock.time()))
         times += [self._next_limit, self.shutdown.deadline, self._dispatcher.reopening(now)]
-        if any(child.held for child in self._children):
+        busy = any(child.held for child in self._children)
+        if busy:
             times.append(self._revocations_at)
+        times.append(self.scale.next_look(busy=busy))
         if self._stacks.due is not None:
             times.append(self._stacks.due)
         if self._dispatcher.waits() or self._has_unsent():
@@ -263,10 +275,8 @@ class Supervisor:
         for outcome in child.link.outcomes():
             if outcome.number == 0:
                 child.ready = True
-                if self._on_ready is not None and all(c.ready for c in self._children):
-                    self._on_ready()
-                    self._on_ready = None
-                    signals.worker_ready.send(self)
+                if all(c.ready for c in self._children):
+                    self._announce()
                 continue
             self._ends.by_outcome(child, outcome)
         if child.link.at_end and not child.killed:
@@ -274,6 +284,12 @@ class Supervisor:
             self._selector.unregister(child.link)
             child.cut = True
             self._children.kill(child)
+
+    def _announce(self) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+            self._on_ready = None
+            signals.worker_ready.send(self)
 
     def _reap(self) -> bool:
         """Deal with the children that have ended; False if the worker cannot go on."""
@@ -521,7 +537,7 @@ class Supervisor:
             dict(self.options.settings),
             bool(self._max_memory),
             self.layout.pool,
-            self.layout.slots,
+            self.scale.room,
         )
         signals.worker_before_create_process.send(self)
         try:
@@ -531,10 +547,13 @@ class Supervisor:
             self._spawn_at = time.monotonic() + SHORT_LIVED
             return
         child.spare = spare
+        child.slots = min(child.records, self.scale.slots) if not spare else child.records
         self._selector.register(child.link, selectors.EVENT_READ, child)
 
     def _tend_children(self, now: float) -> None:
         """End those that are to be replaced, send what did not fit, start successors."""
+        if self.shutdown.how is None:
+            self._scale(now)
         present = leaving = spares = 0
         for child in self._children:
             if child.link.unsent:
@@ -547,16 +566,18 @@ class Supervisor:
                     UNRESPONSIVE,
                 )
                 self._children.kill(child)
-            if child.retiring and child.ready and not child.held and not child.told_to_end:
+            leaves = child.retiring or child.surplus
+            if leaves and child.ready and not child.held and not child.told_to_end:
                 child.told_to_end = True
                 child.link.retire()
-            present += not child.spare
-            leaving += child.retiring and not child.spare
+            counts = not (child.spare or child.surplus)
+            present += counts
+            leaving += child.retiring and counts
             spares += child.spare
         if now < self._spawn_at or self.shutdown.how is not None:
             return
-        processes = self.layout.processes
-        if self.layout.slots > 1:
+        processes = self.scale.processes
+        if self.scale.room > 1:
             # What is leaving ends what it runs, and its successors do not wait for that; not too
             # many at once, as each takes memory.
             present -= min(leaving, processes)
@@ -564,6 +585,28 @@ class Supervisor:
                 self._spawn(spare=True)
         for _ in range(processes - present):
             self._spawn()
+
+    def _scale(self, now: float) -> None:
+        """Let the number of processes, or of their slots, be what it is to be."""
+        scale, dispatcher = self.scale, self._dispatcher
+        scale.look(
+            now, self._children, len(dispatcher.hand) + len(dispatcher.suspects), self._count_ready
+        )
+        for child in scale.fit(self._children):
+            dispatcher.take_back(child)  # it would start it
+        if scale.total != self._told_slots:
+            self._told_slots = scale.total
+            self.incarnation.note_slots(scale.total)
+
+    def _count_ready(self) -> int:
+        """How many messages wait in this worker's queues; 0 if that cannot be told now."""
+        self._waker.drain()  # from here on it tells of more
+        try:
+            counts = self._broker.counts()
+        except OperationalError as error:
+            self._complain(error)
+            return 0
+        return sum(c.ready for c in counts if c.queue in self.queues and not c.paused)
 
     def _is_stuck(self, child: Child, now: float) -> bool:
         """Whether a child has work and runs none of it, for too long."""

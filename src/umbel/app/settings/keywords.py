@@ -83,6 +83,7 @@ class AppSettings(TypedDict, total=False):
     beat_cron_starting_deadline: float | timedelta | None
     worker_concurrency: int | None
     worker_pool: str
+    worker_autoscale_keepalive: float | timedelta
     worker_max_tasks_per_child: int | None
     worker_max_memory_per_child: int | None
     worker_soft_shutdown_timeout: float | timedelta

@@ -20,12 +20,12 @@ CELERY_VARIABLES: Final = {
     "CELERY_BROKER_READ_URL": "broker_read_url",
     "CELERY_BROKER_WRITE_URL": "broker_write_url",
     "CELERY_RESULT_BACKEND": "result_backend",
+    "AUTOSCALE_KEEPALIVE": "worker_autoscale_keepalive",
 }
 """Celery's environment variables that give settings."""
 CONFIG_VARIABLES: Final = ("UMBEL_CONFIG_MODULE", "CELERY_CONFIG_MODULE")
 """Variables that name the module of an app that was given no configuration."""
 IDLE_VARIABLES: Final = {
-    "AUTOSCALE_KEEPALIVE": "comes with autoscaling",
     "CELERY_CUSTOM_WORKER_POOL": "a package adds a pool by an entry point of the group umbel.pools",
     "CELERY_LOADER": "there are no loaders: give the app its configuration (config_source)",
     "CELERY_SKIP_CHECKS": "comes with the Django integration",

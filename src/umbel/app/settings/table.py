@@ -253,6 +253,9 @@ class Settings(Configuration, IdleSettings):
     """How a worker runs tasks: `prefork`, one in each process, `threads`, `asyncio`, `gevent`,
     `eventlet`, or `solo`, one in the foreground of the terminal; or as a pool of another package,
     by the name of its entry point in the group `umbel.pools`."""
+    worker_autoscale_keepalive: float = 30.0
+    """How long processes or slots must have been idle before a worker with `--autoscale` gives them
+    up."""
     worker_max_tasks_per_child: int | None = None
     """Replace a process after so many tasks. None: never."""
     worker_max_memory_per_child: int | None = None
