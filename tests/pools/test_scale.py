@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,7 +181,8 @@ def test_a_pool_is_told_to_grow_and_to_shrink(tmp_path: Path) -> None:
         assert here.order("autoscale 3 1").startswith("Autoscale not enabled")
 
 
-@pytest.mark.parametrize("pool", ["asyncio", *map(full, ("threads", "gevent", "eventlet"))])
+@pytest.mark.full
+@pytest.mark.parametrize("pool", ["threads", "asyncio", "gevent", "eventlet"])
 def test_slots_of_a_pool_are_told_to_be_more_and_fewer(tmp_path: Path, pool: str) -> None:
     with ground(tmp_path, "-P", pool, "-c", "2") as here:
         jobs = here.send(6)
@@ -212,6 +212,7 @@ def test_fewer_slots_are_kept_to_where_more_could_be_read_ahead(tmp_path: Path) 
             here.order("shrink 2")
 
 
+@pytest.mark.full
 def test_the_range_is_changed(tmp_path: Path) -> None:
     with ground(tmp_path, "--autoscale=2,1") as here:
         assert here.order("grow 1").startswith("pool_grow is not supported with autoscale")
@@ -223,9 +224,3 @@ def test_the_range_is_changed(tmp_path: Path) -> None:
         assert here.order("autoscale 6 4") == "(6, 4)"
         here.wait_for_runs(jobs, 4)
         here.let_go()
-
-
-def test_one_slot_stays_one(tmp_path: Path) -> None:
-    with ground(tmp_path, "-P", "solo") as here:
-        assert here.order("grow").startswith("The pool solo has one slot")
-        assert os.getpid() not in here.children

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from umbel.pools.kinds import Layout
+from umbel.exceptions import ImproperlyConfigured
+from umbel.pools.kinds import Layout, lay_out
 from umbel.pools.link import SupervisorEnd
 from umbel.worker.children import Child
 from umbel.worker.scale import NEVER, Scale
@@ -100,6 +101,31 @@ def test_from_nothing_it_grows_at_once() -> None:
     assert none.look() == 0  # a look each second
     none.scale.look_soon()
     assert none.look() == 2
+
+
+@pytest.mark.parametrize(
+    ("bounds", "asked", "words"),
+    [
+        ((1, 9999), {}, "A worker can have 1 to 4096 slots, not 9999"),
+        ((0, 3), {"pool": "solo"}, "The pool solo has one slot"),
+        ((1, 3), {"processes": 2}, "leave --processes out"),
+        ((1, 3000), {"pool": "threads", "processes": 2}, "not 6000"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    bounds: tuple[int, int], asked: dict[str, Any], words: str
+) -> None:
+    pool, processes = asked.get("pool", "prefork"), asked.get("processes")
+    with pytest.raises(ImproperlyConfigured, match=words):
+        lay_out(pool, None, processes, bounds=bounds)
+
+
+def test_one_slot_stays_one() -> None:
+    solo = Scale(lay_out("solo", None, None), 30)
+    for change in (solo.grow, solo.shrink):
+        with pytest.raises(ValueError, match="The pool solo has one slot"):
+            change()
+    assert solo.total == 1
 
 
 def test_slots_are_shared_out_over_the_processes() -> None:
