@@ -110,10 +110,10 @@ def signal_number(signal: str | int | None) -> int:
     from signal import SIGTERM, Signals, valid_signals
 
     if signal is None:
-        return SIGTERM
+        return int(SIGTERM)  # a plain number: stores take no other
     try:
         if isinstance(signal, str) and not signal.isdigit():
-            return Signals[signal if signal.startswith("SIG") else f"SIG{signal}"]
+            return int(Signals[signal if signal.startswith("SIG") else f"SIG{signal}"])
         if (number := int(signal)) in valid_signals():
             return number
     except KeyError:
