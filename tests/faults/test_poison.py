@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -18,13 +19,17 @@ from umbel.exceptions import WorkerLostError
 
 NEIGHBOURS = 100
 MEMORY = 64 << 20
+NO_GROUP = "making a memory control group is not permitted here"
 
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
-def memory_group() -> Iterator[Path]:
-    """A control group of processes that together may take 64 MiB; the kernel kills the next."""
+@contextlib.contextmanager
+def limited_memory() -> Iterator[Path | None]:
+    """A control group of processes that together may take 64 MiB; the kernel kills the next.
+
+    None where making one is not permitted.
+    """
     for root, limit in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -42,7 +47,16 @@ def memory_group() -> Iterator[Path]:
         yield group
         group.rmdir()
         return
-    pytest.skip("making a memory control group is not permitted here")
+    yield None
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A group of that kind; without one the test is skipped."""
+    with limited_memory() as group:
+        if group is None:
+            pytest.skip(NO_GROUP)
+        yield group
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 
 from umbel import App, clock
-from umbel.engines.broker import StoredResult
+from umbel.engines.broker import PutBack, StoredResult
+from umbel.signals import task_received
 from umbel.testing.contracts.values import record
 from umbel.worker import gate as gate_module
-from umbel.worker.gate import Gate
+from umbel.worker.gate import Gate, Held
 from umbel.worker.settle import Settler
 
 
@@ -76,3 +79,41 @@ def test_names_of_unknown_tasks_are_not_kept_without_end(
         gate.decide(delivery)
     assert len(gate._told) <= 10
     assert sum("is registered here" in text for text in caplog.messages) == 25
+
+
+def test_what_goes_back_and_comes_again_is_received_once(app: App) -> None:
+    """Each attempt is told of when it gets a slot, by each worker that gives it one."""
+    task = app.task(name="gate.add")(lambda: None)
+    gate, other = (Gate(app, Settler(app, name), None, None) for name in ("w1@here", "w2@here"))
+    broker = app.engine.broker
+    worker = app.engine.state.register(record())
+    heard: list[str] = []
+
+    def hear(sender: str, **_: Any) -> None:
+        heard.append(sender)
+
+    def claim(by: Gate) -> Held:
+        (delivery,) = broker.claim(worker, ["celery"], 1).deliveries
+        held = by.decide(delivery)
+        assert isinstance(held, Held)
+        return held
+
+    task_received.connect(hear)
+    try:
+        task.delay()
+        for _ in range(3):
+            broker.settle([gate.give_up(claim(gate))])
+        assert heard == [], "it had no slot"
+        for by in (gate, gate, other, gate):
+            held = claim(by)
+            by.receive(held)
+            by.receive(held)
+            broker.settle([by.give_up(held)])
+        assert heard == ["w1@here", "w2@here"]
+        held = claim(gate)
+        back = gate.give_up(held)
+        broker.settle([msgspec.structs.replace(back, end=PutBack(deliveries=1))])
+        gate.receive(claim(gate))
+        assert heard == ["w1@here", "w2@here", "w1@here"], "another attempt"
+    finally:
+        task_received.disconnect(hear)

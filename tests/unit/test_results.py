@@ -379,6 +379,8 @@ def test_an_id_that_was_revoked(app: App) -> None:
     assert result.revoke()
     assert not result.revoke()
     assert result.state == states.REVOKED
+    (entry,) = app.engine.state.history(id=result.id)
+    assert (entry.task, entry.queue, entry.state) == ("add", "celery", states.REVOKED)
     with pytest.raises(exceptions.TaskRevokedError, match="revoked"):
         result.get()
 

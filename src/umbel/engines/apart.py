@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from umbel.engines.broker import Broker, Settlement, StoredResult, Workflow
+from umbel.engines.broker import Broker, HistoryEntry, Settlement, StoredResult, Workflow
 from umbel.engines.results import ResultStore
 from umbel.engines.state import Engine, StateStore
 
@@ -125,10 +125,13 @@ class _State:
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
         signal: int = 0,
+        history: Sequence[HistoryEntry] = (),
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         bare = {id: msgspec.structs.replace(flow, results=()) for id, flow in workflows.items()}
-        waiting = self._state.revoke(results, until=until, workflows=bare, signal=signal)
+        waiting = self._state.revoke(
+            results, until=until, workflows=bare, signal=signal, history=history
+        )
         gone = set(waiting)
         ended = [result for result in results if result.id in gone]
         ended += [one for id in waiting if id in workflows for one in workflows[id].results]

@@ -158,13 +158,14 @@ class StateStore(Protocol):
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
         signal: int = 0,
+        history: Sequence[HistoryEntry] = (),
     ) -> list[str]:
         """Revoke task ids up to a Unix time; each result is what to store for a waiting one.
 
-        Waiting messages are removed at once, their results stored, and what follows for workflows
-        (by id) happens; running ones go on and their follow-ups are refused at the next claim.
-        With a `signal`, of this call or one before, the workers that run them are to end them by
-        it. Returns the ids that were waiting.
+        Waiting messages are removed at once, their results stored, their entries added to the
+        history, and what follows for workflows (by id) happens; running ones go on and their
+        follow-ups are refused at the next claim. With a `signal`, of this call or one before, the
+        workers that run them are to end them by it. Returns the ids that were waiting.
         """
         ...
 

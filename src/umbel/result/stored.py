@@ -21,7 +21,7 @@ from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
     from umbel.app import App
-    from umbel.engines.broker import StoredResult, Waiting
+    from umbel.engines.broker import HistoryEntry, StoredResult, Waiting
     from umbel.engines.results import ResultStore
     from umbel.message.result import Meta
 
@@ -141,14 +141,34 @@ def revoke_all(
         )
         for id in dict.fromkeys(ids)
     ]
-    workflows = {
-        result.id: workflow
+    messages = {
+        result.id: message
         for result in results
         for message in (engine.broker.browse(id=result.id) if engine.broker.browsable else ())
         if message.worker is None
-        and (workflow := app.end_workflow(message.payload, record, states.REVOKED)) is not None
     }
-    return engine.state.revoke(results, until=now + REVOKED_FOR, workflows=workflows, signal=number)
+    workflows = {
+        id: workflow
+        for id, message in messages.items()
+        if (workflow := app.end_workflow(message.payload, record, states.REVOKED)) is not None
+    }
+    history = [_revoked_entry(id, message, now) for id, message in messages.items()]
+    return engine.state.revoke(
+        results, until=now + REVOKED_FOR, workflows=workflows, signal=number, history=history
+    )
+
+
+def _revoked_entry(id: str, message: Waiting, now: float) -> HistoryEntry:
+    from umbel.engines.broker import HistoryEntry
+    from umbel.message.task import decode_headers
+
+    task, retries = "", 0
+    with suppress(DecodeError):
+        headers = decode_headers(message.payload)
+        task, retries = headers.task, headers.retries or 0
+    return HistoryEntry(
+        id, task, message.queue, states.REVOKED, now, None, "", retries, "TaskRevokedError: revoked"
+    )
 
 
 _known: WeakKeyDictionary[App, tuple[int, dict[str, type[BaseException]]]] = WeakKeyDictionary()

@@ -156,6 +156,7 @@ class Stepper:
 
     def _run(self, bench: Bench, held: Held) -> tuple[Settlement, Rest | None]:
         delivery = held.delivery
+        bench.gate.receive(held)
         if held.early:
             self._engine.broker.accept([delivery])
         outcome, rest = bench.pipeline.execute(

@@ -27,6 +27,8 @@ REVOKED: Final = 1000
 """Revoked ids that a worker may mirror without looking which of them have run out."""
 TOLD: Final = 1000
 """Names of unknown tasks that a worker remembers to have warned of."""
+RETURNED: Final = 1000
+"""Attempts that went back, kept in mind so that they are told of once if they come again."""
 NEVER: Final = float("inf")
 UNKNOWN_TRIES: Final = 6
 """How often a message with an unknown task is looked at before its time is up."""
@@ -53,6 +55,8 @@ class Held(msgspec.Struct, gc=False):
     """Monotonic time at which it was told to end, at its limit or on request; 0: it was not."""
     signal: int = 0
     """The signal by which somebody wants it ended while it runs; 0: nobody does."""
+    received: bool = False
+    """It was told that it arrived."""
     disowned: bool = False
     """Its claim was lost with the lease: whatever its end, nothing of it is settled."""
 
@@ -73,6 +77,8 @@ class Gate:
         self._told: set[str] = set()
         self._version = 0
         self._signer = signer_of(app.conf)
+        self._returned: set[tuple[str, int, int]] = set()
+        """Attempts that were told of here and went back to the store."""
 
     def learn_revocations(self, version: int) -> dict[str, int]:
         """Mirror the set of revoked ids up to a version, if that is new; what was not known."""
@@ -115,10 +121,6 @@ class Gate:
         task = self._app.tasks.get(headers.task)
         if task is None:
             return self.unknown(delivery, headers)
-        if arrivals.isEnabledFor(logging.INFO):
-            data = {"id": headers.id, "name": headers.shown_name}
-            arrivals.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
-        tell_received(self._app, delivery, headers, self._node)
         hard, soft = headers.timelimit or (None, None)
         return Held(
             delivery,
@@ -126,7 +128,27 @@ class Gate:
             hard or vars(task).get("time_limit") or self._hard,
             soft or vars(task).get("soft_time_limit") or self._soft,
             not task.acks_late,
+            received=bool(self._returned) and _attempt(delivery, headers) in self._returned,
         )
+
+    def receive(self, held: Held) -> None:
+        """A delivery gets a slot: tell of it, once for each attempt."""
+        if held.received:
+            return
+        held.received = True
+        delivery, headers = held.delivery, held.headers
+        if arrivals.isEnabledFor(logging.INFO):
+            data = {"id": headers.id, "name": headers.shown_name}
+            arrivals.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
+        tell_received(self._app, delivery, headers, self._node)
+
+    def give_up(self, held: Held) -> Settlement:
+        """Put back what found no slot here: another worker may have one."""
+        if held.received:
+            if len(self._returned) >= RETURNED:
+                self._returned.clear()
+            self._returned.add(_attempt(held.delivery, held.headers))
+        return self._settler.put_back(held.delivery)
 
     def drop(
         self, delivery: Delivery, headers: Headers, why: Literal["revoked", "expired"]
@@ -180,3 +202,7 @@ class Gate:
         return self._settler.put_back(
             delivery, due=now + min(timeout / UNKNOWN_TRIES, rest), unknown_since=since
         )
+
+
+def _attempt(delivery: Delivery, headers: Headers) -> tuple[str, int, int]:
+    return headers.id, headers.retries or 0, delivery.deliveries

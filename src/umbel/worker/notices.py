@@ -136,7 +136,7 @@ def request_of(app: App, delivery: Delivery, headers: Headers, node: str) -> Req
 
 @guarded
 def tell_received(app: App, delivery: Delivery, headers: Headers, node: str) -> None:
-    """A message was claimed and will run."""
+    """A message was claimed and gets a slot."""
     if signals.task_received.receivers:
         signals.task_received.send(node, request=request_of(app, delivery, headers, node))
 

@@ -517,12 +517,13 @@ class Supervisor:
         plan = self._dispatcher.plan()
         for child, gifts in plan:
             for held in gifts:
+                self._gate.receive(held)
                 self._limits.watch(child, held, now)
             child.link.give(
                 [(h.delivery.number, h.delivery.deliveries, h.delivery.payload) for h in gifts]
             )
         for held in self._dispatcher.hoarded(now):
-            self._settlements.append(self._settler.put_back(held.delivery))
+            self._settlements.append(self._gate.give_up(held))
         self._commit()
 
     # ------------------------------------------------------------------ children

@@ -89,6 +89,7 @@ class MemoryState:
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
         signal: int = 0,
+        history: Sequence[HistoryEntry] = (),
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         store = self._store
@@ -107,6 +108,8 @@ class MemoryState:
                     store.store(result)
                     if result.id in workflows:
                         store.change(workflows[result.id], clock.time())
+            ended = set(waiting)
+            store.history.extend(one for one in history if one.id in ended)
             store.ring("work")  # workers that read ahead look again
             store.ring("result")
         return waiting

@@ -14,7 +14,7 @@ from umbel.engines.broker import Delivery, HistoryEntry, Message, StoredResult, 
 from umbel.engines.redis import heads
 from umbel.engines.redis.broker import RedisBroker
 from umbel.engines.redis.connection import TIMEOUT, Server
-from umbel.engines.redis.keys import Keys
+from umbel.engines.redis.keys import HISTORY_ROWS, Keys
 from umbel.engines.redis.results import RedisResults
 from umbel.engines.state import (
     DeadLetter,
@@ -124,6 +124,7 @@ class RedisState:
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
         signal: int = 0,
+        history: Sequence[HistoryEntry] = (),
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         keys = self._keys
@@ -143,7 +144,19 @@ class RedisState:
             waiting += self._broker.revoke_waiting(part)
         late = [one for id in waiting if id in workflows for one in workflows[id].results]
         RedisResults(self._server, keys).put(late)
+        ended = set(waiting)
+        self._add_to_history([one for one in history if one.id in ended])
         return waiting
+
+    def _add_to_history(self, entries: Sequence[HistoryEntry]) -> None:
+        """Add attempts that did not succeed."""
+        if entries:
+            rows = [msgspec.json.encode(msgspec.structs.astuple(entry)) for entry in entries]
+            lists = (self._keys.history, self._keys.failed)
+            self._server.call(
+                [("LPUSH", name, *rows) for name in lists]
+                + [("LTRIM", name, 0, HISTORY_ROWS - 1) for name in lists]
+            )
 
     def revocations(self, after: int) -> tuple[int, dict[str, int]]:
         """Ids revoked since a version; see the contract."""

@@ -13,6 +13,7 @@ from umbel.engines.broker import (
     Bury,
     Claim,
     Delivery,
+    HistoryEntry,
     LeaseLost,
     Message,
     PutBack,
@@ -187,14 +188,7 @@ class SqliteBroker:
             workflows = [s.workflow for s in held if s.workflow is not None]
             bodies = change_workflows(connection, workflows) if workflows else []
             insert_messages(connection, [m for s in held for m in s.follow_ups] + bodies)
-            connection.executemany(
-                HISTORY,
-                [
-                    (h.id, h.task, h.queue, h.state, h.at, h.runtime, h.worker, h.retries, h.error)
-                    for s in held
-                    if (h := s.history) is not None
-                ],
-            )
+            insert_history(connection, [s.history for s in held if s.history is not None])
         self._checkpointer.count_commit()
         if len(held) == len(settlements):
             return []
@@ -306,6 +300,17 @@ def _ready(
 ) -> list[tuple[int, int]]:
     """Priority and number of up to `limit` ready messages of each queue."""
     return [row for queue in queues for row in connection.execute(query, (queue, limit))]
+
+
+def insert_history(connection: sqlite3.Connection, entries: Sequence[HistoryEntry]) -> None:
+    """Add ended attempts to the history."""
+    connection.executemany(
+        HISTORY,
+        [
+            (h.id, h.task, h.queue, h.state, h.at, h.runtime, h.worker, h.retries, h.error)
+            for h in entries
+        ],
+    )
 
 
 def _end_claims(

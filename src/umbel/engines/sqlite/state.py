@@ -14,6 +14,7 @@ from umbel.engines.broker import Delivery, HistoryEntry, StoredResult, Workflow
 from umbel.engines.sqlite.broker import (
     ROWS,
     delivery,
+    insert_history,
     insert_messages,
     revocations_version,
     tag_range,
@@ -131,6 +132,7 @@ class SqliteState:
         until: float,
         workflows: Mapping[str, Workflow] = MappingProxyType({}),
         signal: int = 0,
+        history: Sequence[HistoryEntry] = (),
     ) -> list[str]:
         """Revoke task ids; see the contract."""
         waiting: list[str] = []
@@ -139,6 +141,8 @@ class SqliteState:
                 gone = _revoke(connection, results[start : start + ROWS], until, signal)
                 follow = [workflows[id] for id in gone if id in workflows]
                 insert_messages(connection, change_workflows(connection, follow))
+                ended = set(gone)
+                insert_history(connection, [one for one in history if one.id in ended])
             waiting += gone
         self._work.ring()  # workers that read ahead look again
         self._results.ring()

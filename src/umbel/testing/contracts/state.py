@@ -144,7 +144,11 @@ class StateStoreContract(EngineContract):
         broker.publish([*messages("abc"), message("d", due=time.time() + FAR)])
         broker.publish([message("a", nonce="2", queue="other"), message("a:b")])
         revoked = [result(id, "REVOKED") for id in ("a", "d", "nobody")]
-        assert sorted(state.revoke(revoked, until=time.time() + FAR)) == ["a", "d"]
+        ends = [entry(id, state="REVOKED") for id in ("a", "d", "nobody")]
+        waiting = state.revoke(revoked, until=time.time() + FAR, history=ends)
+        assert sorted(waiting) == ["a", "d"]
+        assert sorted(state.history(), key=lambda one: one.id) == ends[:2]
+        assert sorted(one.id for one in state.history(state="REVOKED")) == ["a", "d"]
         assert results.get(["a", "b", "d", "nobody"]) == {"a": revoked[0], "d": revoked[1]}
         claim = broker.claim(worker, ["q", "other"], 10)
         assert sorted(ids_of(claim.deliveries)) == ["a:b", "b", "c"]
