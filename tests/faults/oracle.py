@@ -35,8 +35,6 @@ class Run:
     """The pid of the fork server above it."""
     charged: int
     task: str
-    opened: float
-    """Just before its limits began to count."""
     start: float
     end: float | None = None
 
@@ -126,7 +124,7 @@ class Oracle:
         if event == "start":
             run = Run(
                 entry["job"], entry["retries"], entry["token"], entry["pid"], entry["server"],
-                entry["charged"], entry["task"], entry["opened"], entry["t"],
+                entry["charged"], entry["task"], entry["t"],
             )  # fmt: skip
             self.runs[run.token] = run
         elif event == "end":
@@ -140,6 +138,13 @@ class Oracle:
         """The runs of one job so far, in order of their starts."""
         self.read()
         return sorted((r for r in self.runs.values() if r.job == job), key=lambda r: r.start)
+
+    def by_job(self) -> defaultdict[str, list[Run]]:
+        """The runs of each job so far, in order of their starts."""
+        runs: defaultdict[str, list[Run]] = defaultdict(list)
+        for run in self.ordered():
+            runs[run.job].append(run)
+        return runs
 
     def ordered(self) -> list[Run]:
         """All runs so far, in order of their starts."""

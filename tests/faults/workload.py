@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from umbel import App
-from umbel.app.execution.outcome import Outcome
-from umbel.app.execution.pipeline import Pipeline, Run
 from umbel.exceptions import Retry, SoftTimeLimitExceeded
 
 app = App("workload", **json.loads(os.environ.get("WORKLOAD_SETTINGS", "{}")))
@@ -39,20 +38,6 @@ def note(entry: dict[str, object]) -> None:
     os.write(_log, json.dumps(entry).encode() + b"\n")
 
 
-_open = Pipeline.open
-
-
-def _note_opening(self: Pipeline, number: int, payload: bytes, deliveries: int) -> Run | Outcome:
-    """`Pipeline.open`, of which a run knows when it ended: just before its limits begin."""
-    opened = _open(self, number, payload, deliveries)
-    if isinstance(opened, Run):
-        vars(opened.request)["opened"] = time.monotonic()
-    return opened
-
-
-Pipeline.open = _note_opening  # type: ignore[method-assign]
-
-
 @contextlib.contextmanager
 def run(task: Any) -> Iterator[str]:
     """Note the start and the end of one run of a body; yields the run's token."""
@@ -63,7 +48,7 @@ def run(task: Any) -> Iterator[str]:
         {
             "event": "start", "job": request.id, "retries": request.retries, "token": token,
             "pid": os.getpid(), "server": os.getppid(), "charged": request.deliveries,
-            "task": task.name, "opened": vars(request)["opened"], "t": start,
+            "task": task.name, "t": start,
         }
     )  # fmt: skip
     try:
@@ -236,6 +221,22 @@ def hang_swallowing(self: Any) -> None:
 async def hang_awaiting(self: Any) -> None:
     with run(self):
         await asyncio.sleep(60)  # hangs here
+
+
+@app.task(bind=True)
+async def hang_swallowing_cancellation(self: Any) -> None:
+    with run(self):
+        while True:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(60)  # hangs here
+
+
+@app.task(bind=True)
+def hang_reading(self: Any) -> None:
+    """From somebody who says nothing."""
+    ours, theirs = socket.socketpair()
+    with run(self), ours, theirs:
+        ours.recv(1)  # hangs here
 
 
 @app.task(bind=True)
