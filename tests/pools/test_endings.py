@@ -37,11 +37,16 @@ HARMLESS = {
 }
 MORE = (", to be tried again", ", the last time")
 DEADLY = {
+    "terminated": "sleep",
     "its soft limit, ignored": "swallow",
     "its hard limit": "sleep",
     "SIGKILL": "kill",
     "a segmentation fault": "segfault",
     "out of memory": "memory",
+}
+LIMITS = {
+    "its soft limit, ignored": {"soft_time_limit": 0.5},
+    "its hard limit": {"time_limit": 1.0},
 }
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,6 +75,7 @@ def read_page() -> dict[str, Row]:
 
 
 PAGE_ROWS = read_page()
+TERMINATED = PAGE_ROWS["terminated"]
 
 
 class Worker:
@@ -128,9 +134,8 @@ class Worker:
         """What takes its process with it; the others are to be done by then."""
         # Where coroutines are at home, one of them.
         suffix = "_async" if self.pool == "asyncio" else ""
-        limits = {"sleep": {"time_limit": 1.0}, "swallow": {"soft_time_limit": 0.5}}
         if way != "memory" or self.may_exhaust_memory:
-            self.send(ending, way, suffix=suffix, **limits.get(way, {}))
+            self.send(ending, way, suffix=suffix, **LIMITS.get(ending, {}))
 
     def lines(self) -> list[tuple[str, str, int, int]]:
         """Event, id, attempt and pid, in order."""
@@ -153,6 +158,8 @@ class Worker:
     def goes_on(self) -> bool:
         """Look what has ended; if all has, send the next one. False once there is nothing left."""
         for ending, result in list(self.waiting.items()):
+            if ending[0] == "terminated" and self.of(result.id)[-1:] == [expected(TERMINATED)[:-1]]:
+                result.revoke(terminate=True)
             rows = rows_of(ending[0])
             wanted = [told for row in rows if (told := expected(row))]
             history = [state for row in rows for state in row.history]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.oracle import wait_until
-from tests.pools.test_neighbours import full
+from tests.faults.test_limits import full
 from tests.pools.test_slots import Worker
 from umbel import App
 from umbel.exceptions import TaskRevokedError
