@@ -35,6 +35,8 @@ class Run:
     """The pid of the fork server above it."""
     charged: int
     task: str
+    opened: float
+    """Just before its limits began to count."""
     start: float
     end: float | None = None
 
@@ -124,7 +126,7 @@ class Oracle:
         if event == "start":
             run = Run(
                 entry["job"], entry["retries"], entry["token"], entry["pid"], entry["server"],
-                entry["charged"], entry["task"], entry["t"],
+                entry["charged"], entry["task"], entry["opened"], entry["t"],
             )  # fmt: skip
             self.runs[run.token] = run
         elif event == "end":

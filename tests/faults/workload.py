@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from umbel import App
+from umbel.app.execution.outcome import Outcome
+from umbel.app.execution.pipeline import Pipeline, Run
 from umbel.exceptions import Retry, SoftTimeLimitExceeded
 
 app = App("workload", **json.loads(os.environ.get("WORKLOAD_SETTINGS", "{}")))
@@ -38,6 +40,20 @@ def note(entry: dict[str, object]) -> None:
     os.write(_log, json.dumps(entry).encode() + b"\n")
 
 
+_open = Pipeline.open
+
+
+def _note_opening(self: Pipeline, number: int, payload: bytes, deliveries: int) -> Run | Outcome:
+    """`Pipeline.open`, of which a run knows when it ended: just before its limits begin."""
+    opened = _open(self, number, payload, deliveries)
+    if isinstance(opened, Run):
+        vars(opened.request)["opened"] = time.monotonic()
+    return opened
+
+
+Pipeline.open = _note_opening  # type: ignore[method-assign]
+
+
 @contextlib.contextmanager
 def run(task: Any) -> Iterator[str]:
     """Note the start and the end of one run of a body; yields the run's token."""
@@ -48,7 +64,7 @@ def run(task: Any) -> Iterator[str]:
         {
             "event": "start", "job": request.id, "retries": request.retries, "token": token,
             "pid": os.getpid(), "server": os.getppid(), "charged": request.deliveries,
-            "task": task.name, "t": start,
+            "task": task.name, "opened": vars(request)["opened"], "t": start,
         }
     )  # fmt: skip
     try:

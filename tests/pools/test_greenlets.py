@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -149,6 +150,28 @@ def test_a_soft_limit_comes_at_once_while_all_wait(worker: Worker) -> None:
             result.get(timeout=5)
     assert time.monotonic() - start < 1.5
     assert worker.run("add", 1, 1) == 2
+
+
+def test_no_soft_limit_is_raised_where_loops_are_parted(pool: str) -> None:
+    """A tracer that raises is taken away, and no later coroutine would find its loop."""
+    program = f"""
+import sys
+from umbel.pools.kinds import load_pool
+pool = object.__new__(load_pool("{pool}"))
+from asyncio import events
+from umbel.pools.greenlets import part_loops
+seen, ask = [], events._get_running_loop
+
+def look():
+    seen.append(pool._is_sacred(sys._getframe()))
+    return ask()
+
+part_loops()
+events._get_running_loop = look
+pool.pause()
+assert seen and all(seen), seen
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=20, check=True)
 
 
 # ------------------------------------------------------------------------------------------ forks

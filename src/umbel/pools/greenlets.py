@@ -180,7 +180,7 @@ class Greenlets(Pool, ABC):
             return True
         name = frame.f_globals.get("__name__", "")
         return frame.f_code is Greenlets._call.__code__ or (
-            name.partition(".")[0] == self.library or is_in_store(frame)
+            name.partition(".")[0] == self.library or is_in_store(frame) or _is_parting(frame)
         )
 
     def _throw(self, slot: Slot, number: int) -> None:
@@ -234,18 +234,28 @@ def part_loops() -> None:
 
     asyncio takes a loop for running in its whole thread. Here it does so in its greenlet.
     """
-    loops: WeakKeyDictionary[greenlet, Any] = WeakKeyDictionary()
+    settrace(partial(_follow, WeakKeyDictionary()))
 
-    def follow(event: str, greenlets: tuple[greenlet, greenlet]) -> None:
-        events = sys.modules.get("asyncio.events")
-        if events is None or event not in {"switch", "throw"}:
-            return
-        origin, target = greenlets
-        running = events._get_running_loop()  # noqa: SLF001  (of this thread; no other way)
-        if running is not None:
-            loops[origin] = running
-        elif origin in loops:
-            del loops[origin]
-        events._set_running_loop(loops.get(target))  # noqa: SLF001
 
-    settrace(follow)
+def _follow(
+    loops: WeakKeyDictionary[greenlet, Any], event: str, greenlets: tuple[greenlet, greenlet]
+) -> None:
+    events = sys.modules.get("asyncio.events")
+    if events is None or event not in {"switch", "throw"}:
+        return
+    origin, target = greenlets
+    running = events._get_running_loop()  # noqa: SLF001  (of this thread; no other way)
+    if running is not None:
+        loops[origin] = running
+    elif origin in loops:
+        del loops[origin]
+    events._set_running_loop(loops.get(target))  # noqa: SLF001
+
+
+def _is_parting(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to `_follow`: greenlet drops a tracer that raises."""
+    while frame is not None:
+        if frame.f_code is _follow.__code__:
+            return True
+        frame = frame.f_back
+    return False
