@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.oracle import wait_until
 from tests.faults.processes import children_of
-from tests.pools.test_neighbours import full
+from tests.faults.test_limits import full
 from tests.pools.test_slots import Worker
 from umbel.result import AsyncResult
 
