@@ -25,7 +25,7 @@ from umbel.result import AsyncResult
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "endings.md"
 POOLS = ["prefork", "solo", "threads", "asyncio", "gevent", "eventlet"]
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds without news after which what was to be told will not come."""
 HARMLESS = {
     "it returns": "return",
@@ -49,7 +49,7 @@ LIMITS = {
     "its hard limit": {"time_limit": 1.0},
 }
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Row(NamedTuple):
