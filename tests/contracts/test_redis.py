@@ -20,6 +20,7 @@ from umbel.testing.contracts import (
     SharingContract,
     StateStoreContract,
     UniqueTagsContract,
+    WorkflowContract,
 )
 
 URL = os.environ.get("UMBEL_TEST_REDIS", "redis://127.0.0.1:6379/11")
@@ -62,6 +63,10 @@ class TestSchedules(OnRedis, ScheduleContract):
     pass
 
 
+class TestWorkflows(OnRedis, WorkflowContract):
+    pass
+
+
 class TestState(OnRedis, StateStoreContract):
     pass
 
@@ -97,6 +102,10 @@ class TestResultsApart(ResultsApart, ResultStoreContract):
 
 
 class TestSchedulesApart(ResultsApart, ScheduleContract):
+    pass
+
+
+class TestWorkflowsApart(ResultsApart, WorkflowContract):
     pass
 
 

@@ -70,6 +70,11 @@ def results_of(app: App, shelf: Shelf, id: str, policy: str) -> list[Any]:
     parts = shelf.results.parts(id)
     if parts is None:
         raise ChordError(f"The results of chord {id} are not in the store any more.")
+    return values_of(app, parts, policy)
+
+
+def values_of(app: App, parts: Sequence[bytes], policy: str) -> list[Any]:
+    """The same, of its parts."""
     values: list[Any] = []
     for data in parts:
         task_id, state, value = result_message.decode_part(data, app.result_format)
@@ -128,7 +133,7 @@ def count(app: App, made: Outline, message: task_message.Task, state: str, value
     else:
         return
     data = result_message.encode_part(headers.id, state, value, app.result_format)
-    made.parts.append(Part(id, index, data, key, body))
+    made.parts.append(Part(id, index, data, key, body, headers.id))
 
 
 def _body_message(app: App, body: Mapping[str, Any], headers: Headers) -> Any:

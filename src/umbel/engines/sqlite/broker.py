@@ -13,6 +13,7 @@ from umbel.engines.broker import (
     Bury,
     Claim,
     Delivery,
+    Joiner,
     LeaseLost,
     Message,
     PutBack,
@@ -93,7 +94,7 @@ class SqliteBroker:
     unique_tags = True
     levels: Sequence[int] = range(MAX_PRIORITY + 1)
     shared = False
-    joins = True
+    joiner: Joiner | None = None
 
     def __init__(
         self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell
