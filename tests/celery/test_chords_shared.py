@@ -1,0 +1,180 @@
+"""Chains and chords across workers of Umbel and of the real Celery, on one Redis."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import celery.canvas
+import pytest
+import redis
+
+import umbel.canvas
+from tests.celery.peers import make_app
+from tests.celery.processes import Peer, url_of
+from tests.servers import RedisServer
+
+BOTH = ("umbel", "celery")
+CANVAS: dict[str, ModuleType] = {"umbel": umbel.canvas, "celery": celery.canvas}
+PATIENCE = 20.0
+LATER = 0.5
+"""Seconds by which a member ends after the others."""
+
+pytestmark = pytest.mark.timeout(120)
+senders = pytest.mark.parametrize("sender", BOTH)
+orders = pytest.mark.parametrize("order", list(itertools.permutations(BOTH)), ids="-".join)
+bodies = pytest.mark.parametrize("body", BOTH)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def url(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One store, and a worker of each on a queue of its own, named after it."""
+    url, folder = url_of(server, 1), tmp_path_factory.mktemp("workers")
+    workers = [Peer(which, url, folder, "-Q", which) for which in BOTH]
+    yield url
+    gc.collect()  # Celery's results, as they go, want the server
+    for worker in workers:
+        worker.stop()
+        print(worker.log.read_text())
+
+
+class Flow:
+    """Builds workflows of one of the two; tasks are `interop.step`, and say who ran them."""
+
+    def __init__(self, sender: str, url: str) -> None:
+        self.app = make_app(sender, url)
+        self.url = url
+        canvas = CANVAS[sender]
+        self.chain, self.group, self.chord = canvas.chain, canvas.group, canvas.chord
+        self._signature = canvas.Signature
+
+    def task(self, which: str, name: str, *, seconds: float = 0.0) -> Any:
+        kwargs = {"seconds": seconds} if seconds else {}
+        return self._signature("interop.step", (name,), kwargs, {"queue": which}, app=self.app)
+
+    def failing(self, which: str, *args: Any) -> Any:
+        sig = self._signature("interop.fail", args, {}, {"queue": which}, app=self.app)
+        return sig.set(immutable=True)
+
+    def errback(self, which: str) -> Any:
+        return self._signature("interop.errback", (), {}, {"queue": which}, app=self.app)
+
+    def errbacks(self, id: str) -> list[str]:
+        """Who has run errbacks of a task, once one has."""
+        end = time.monotonic() + PATIENCE
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < end:
+                told = [line.decode().split() for line in client.lrange("errbacks", 0, -1)]
+                if found := [which for which, whose in told if whose == id]:
+                    return found
+                time.sleep(0.02)
+        return []
+
+    def left_over(self) -> list[str]:
+        """Keys of chords that have not ended."""
+        with redis.Redis.from_url(self.url) as client:
+            keys = [key.decode() for key in client.scan_iter(count=1000)]
+        return [
+            key
+            for key in keys
+            if key.startswith(("umbel:chord:", "umbel:parts:", "umbel:joined", "umbel:own:"))
+            or (key.startswith("celery-taskset-meta-") and key[-2:] in {".s", ".j", ".t"})
+        ]
+
+
+@pytest.fixture(scope="module")
+def flows(url: str) -> dict[str, Flow]:
+    return {sender: Flow(sender, url) for sender in BOTH}
+
+
+@pytest.fixture
+def flow(sender: str, flows: dict[str, Flow]) -> Flow:
+    return flows[sender]
+
+
+def get(result: Any) -> Any:
+    return result.get(timeout=PATIENCE)
+
+
+@senders
+@orders
+def test_a_chain(flow: Flow, order: tuple[str, str]) -> None:
+    a, b = order
+    steps = [flow.task(which, name) for which, name in zip((a, b, a, b), "pqrs", strict=True)]
+    value = f"p@{a}()"
+    for which, name in zip((b, a, b), "qrs", strict=True):
+        value = f"{name}@{which}({value})"
+    assert get(flow.chain(*steps).apply_async()) == value
+
+
+@senders
+@orders
+@bodies
+def test_a_chord(flow: Flow, order: tuple[str, str], body: str) -> None:
+    """The second of `order` brings the last part."""
+    first, last = order
+    header = [flow.task(last, "p", seconds=LATER), flow.task(first, "q"), flow.task(first, "r")]
+    result = flow.chord(header, flow.task(body, "s")).apply_async()
+    assert get(result) == f"s@{body}(['p@{last}()', 'q@{first}()', 'r@{first}()'])"
+
+
+@senders
+@orders
+@bodies
+def test_a_chord_of_chains(flow: Flow, order: tuple[str, str], body: str) -> None:
+    first, last = order
+    header = [
+        flow.chain(flow.task(first, "p"), flow.task(last, "q", seconds=LATER)),
+        flow.chain(flow.task(last, "r"), flow.task(first, "t")),
+    ]
+    whole = flow.chord(header, flow.task(body, "s")) | flow.task(first, "u")
+    value = f"s@{body}(['q@{last}(p@{first}())', 't@{first}(r@{last}())'])"
+    assert get(whole.apply_async()) == f"u@{first}({value})"
+
+
+@senders
+@orders
+@bodies
+def test_a_chord_in_a_chord(flow: Flow, order: tuple[str, str], body: str) -> None:
+    first, last = order
+    inner = flow.chord([flow.task(first, "p"), flow.task(last, "q")], flow.task(last, "r"))
+    outer = flow.chord([inner, flow.task(first, "t")], flow.task(body, "s"))
+    inside = f"r@{last}(['p@{first}()', 'q@{last}()'])"
+    assert get(outer.apply_async()) == f"""s@{body}(["{inside}", 't@{first}()'])"""
+
+
+@senders
+@orders
+@bodies
+def test_a_chord_after_a_task(flow: Flow, order: tuple[str, str], body: str) -> None:
+    first, last = order
+    header = flow.group([flow.task(first, "p"), flow.task(last, "q", seconds=LATER)])
+    whole = flow.chain(flow.task(last, "o"), header, flow.task(body, "s"))
+    values = f"'p@{first}(o@{last}())', 'q@{last}(o@{last}())'"
+    assert get(whole.apply_async()) == f"s@{body}([{values}])"
+
+
+@senders
+@orders
+@bodies
+def test_a_member_fails(flow: Flow, order: tuple[str, str], body: str) -> None:
+    """Whoever brings the last part, the body fails by name, and its errback is called once."""
+    failing, last = order
+    bad = flow.failing(failing, "bang")
+    ended = flow.task(body, "s").on_error(flow.errback(body))
+    result = flow.chord([bad, flow.task(last, "p", seconds=LATER)], ended).apply_async()
+    with pytest.raises(Exception, match=r"Dependency .* raised ValueError\('bang'") as caught:
+        result.get(timeout=PATIENCE, follow_parents=False)  # else it is the member's, in Celery
+    assert type(caught.value).__name__ == "ChordError"
+    assert flow.errbacks(result.id) == [body]
