@@ -59,6 +59,12 @@ def make_app(which: str, url: str) -> Any:
         with redis.Redis.from_url(url) as client:
             client.rpush("errbacks", f"{which} {id}")
 
+    @app.task(shared=False, name="interop.note")
+    def note(values: list[str], number: int) -> int:
+        with redis.Redis.from_url(url) as client:
+            client.rpush("notes", number)
+        return len(values)
+
     return app
 
 

@@ -6,6 +6,7 @@ import gc
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,18 +17,19 @@ import redis
 import umbel.canvas
 from tests.celery.peers import make_app
 from tests.celery.processes import Peer, url_of
+from tests.conftest import Rounds
 from tests.servers import RedisServer
 
 BOTH = ("umbel", "celery")
 CANVAS: dict[str, ModuleType] = {"umbel": umbel.canvas, "celery": celery.canvas}
 PATIENCE = 20.0
-LATER = 0.5
+LATER = 0.2
 """Seconds by which a member ends after the others."""
 
 pytestmark = pytest.mark.timeout(120)
 senders = pytest.mark.parametrize("sender", BOTH)
 orders = pytest.mark.parametrize("order", list(itertools.permutations(BOTH)), ids="-".join)
-bodies = pytest.mark.parametrize("body", BOTH)
+bodies = pytest.mark.parametrize("body", ["umbel", pytest.param("celery", marks=pytest.mark.full)])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def url(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One store, and a worker of each on a queue of its own, named after it."""
     url, folder = url_of(server, 1), tmp_path_factory.mktemp("workers")
-    workers = [Peer(which, url, folder, "-Q", which) for which in BOTH]
+    # What joins the results of a group within a header goes to the default queue.
+    workers = [Peer(which, url, folder, "-Q", f"{which},interop") for which in BOTH]
     yield url
     gc.collect()  # Celery's results, as they go, want the server
     for worker in workers:
@@ -178,3 +181,60 @@ def test_a_member_fails(flow: Flow, order: tuple[str, str], body: str) -> None:
         result.get(timeout=PATIENCE, follow_parents=False)  # else it is the member's, in Celery
     assert type(caught.value).__name__ == "ChordError"
     assert flow.errbacks(result.id) == [body]
+
+
+@pytest.mark.full
+def test_the_switch_and_back_with_chords_in_flight(
+    server: RedisServer, tmp_path: Path, rounds: Rounds
+) -> None:
+    """Workers of one after those of the other, each stopped while chords are half done."""
+    url, size, members = url_of(server, 2), rounds(30, 1_000), 6
+    turns = rounds(2, 4)
+    app = make_app("umbel", url)
+    app.conf.compat = "celery"
+    canvas = umbel.canvas
+
+    def step(*args: Any, **options: Any) -> Any:
+        return canvas.Signature("interop.step", args, {"seconds": 0.01}, options, app=app)
+
+    def body(number: int) -> Any:
+        return canvas.Signature("interop.note", (number,), app=app)
+
+    results = [
+        canvas.chord([step(member) for member in range(members)], body(number)).apply_async()
+        for number in range(size)
+    ]
+
+    def done() -> int:
+        return sum(result.ready() for result in results)
+
+    with redis.Redis.from_url(url) as client:
+        for turn in range(1, turns + 1):
+            which, until = BOTH[(turn + 1) % 2], size * turn // turns
+            options = ("--compat", "celery") if which == "umbel" else ()
+            worker = Peer(which, url, tmp_path, *options)
+            try:
+                end = time.monotonic() + 2 * PATIENCE + size * 0.1
+                while (count := done()) < until:
+                    assert time.monotonic() < end, f"{count} of {until}:\n{worker.log.read_text()}"
+                    time.sleep(0.01)
+            finally:
+                worker.stop()
+            assert not any(client.exists(key) for key in ("umbel:joined", "umbel:own:interop"))
+        notes = sorted(int(note) for note in client.lrange("notes", 0, -1))
+        assert notes == list(range(size))
+        states = {result.state for result in results}
+    assert states == {"SUCCESS"}
+    app.close()
+
+
+@senders
+@orders
+@bodies
+def test_a_member_that_ends_in_a_group(flow: Flow, order: tuple[str, str], body: str) -> None:
+    first, last = order
+    parts = flow.group([flow.task(first, "q"), flow.task(last, "r", seconds=LATER)])
+    header = [flow.task(first, "p"), flow.chain(flow.task(first, "o"), parts)]
+    result = flow.chord(header, flow.task(body, "s")).apply_async()
+    inner = f"['q@{first}(o@{first}())', 'r@{last}(o@{first}())']"
+    assert get(result) == f"s@{body}(['p@{first}()', {inner}])"

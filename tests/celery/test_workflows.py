@@ -52,21 +52,17 @@ def leave_logging_alone(**_: object) -> None:
 def is_agreed(node: Node) -> bool:
     """Whether both come to the same by intention. docs/differences.md has the others:
 
-    a group of one that is a step or a body, of which Celery keeps the list in some compositions;
-    a member of a header that ends in a group, for whose results Celery waits in its worker, and so
-    for ever if they need its only slot; a group directly in a group, whose results Celery turns round, and a chord there whose
-    body is one, which it does not find with every result store; a chain after a group that is a
-    chord's body, of which Celery waits for the first task alone; and what becomes of
-    parts that never run and are no single tasks, which Celery leaves pending.
+    a group of one that is a step or a body, of which Celery keeps the list in some compositions; a
+    member of a header that ends in a group, for whose results Celery waits in its worker, and so
+    for ever if they need its only slot; a group directly in a group, whose results Celery turns
+    round, and a chord there whose body is one, which it does not find with every result store; a
+    chain after a group that is a chord's body, of which Celery waits for the first task alone; and
+    what becomes of parts that never run and are no single tasks, which Celery leaves pending.
     """
     parts: tuple[Node, ...] = ()
     if isinstance(node, Chain):
-        if any(map(is_one, node.steps)):
-            return False
         pairs = itertools.pairwise(node.steps)
-        if any(isinstance(b, Chain) and isinstance(a, (Group, Chord)) for a, b in pairs):
-            return False
-        if any(map(is_awaited, node.steps[:-1])):
+        if any(map(is_one, node.steps)) or any(itertools.starmap(is_odd, pairs)):
             return False
         parts = node.steps
     elif isinstance(node, Group):
@@ -93,7 +89,9 @@ def is_one(node: Node) -> bool:
     return isinstance(node, Group) and len(node.members) == 1
 
 
-def is_awaited(step: Node) -> bool:
+def is_odd(step: Node, following: Node) -> bool:
+    if isinstance(following, Chain) and isinstance(step, (Group, Chord)):
+        return True
     return isinstance(step, Group) and any(map(ends_apart, step.members))
 
 

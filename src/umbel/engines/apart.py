@@ -91,8 +91,8 @@ class _Broker:
             self._broker.joiner = None
             return
 
-        def join(body: Message, parts: Sequence[bytes]) -> Settlement | None:
-            made = joiner(body, parts)
+        def join(body: Message, parts: Sequence[bytes], nesting: bytes | None) -> Settlement | None:
+            made = joiner(body, parts, nesting)
             return None if made is None else self._store([made])[0]
 
         self._broker.joiner = join

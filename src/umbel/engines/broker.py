@@ -196,9 +196,9 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     workflow: Workflow | None = None
 
 
-Joiner = Callable[[Message, Sequence[bytes]], Settlement | None]
-"""Of the message of a chord's body, and the chord's parts: all that follows, as if it settled
-something. None: the body's own message."""
+Joiner = Callable[[Message, Sequence[bytes], bytes | None], Settlement | None]
+"""Of the message of a chord's body, the chord's parts, and how the chord is nested where Celery has
+left that: all that follows, as if it settled something. None: the body's own message."""
 
 
 class QueueCount(msgspec.Struct, frozen=True):

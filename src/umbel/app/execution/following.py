@@ -112,7 +112,7 @@ def after_success(app: App, shelf: Shelf, message: task_message.Task, value: Any
     chain = embed.get("chain")
     if chain:
         steps = _next_steps(app, shelf, made, chain)
-        made.start(steps, (value,), {}, _inherit(place, headers, steps[-1]))
+        made.start(steps, (value,), {}, _inherit(place, headers, chain[0]))
         add_child(_result_of(app, steps[0]))
     else:
         count(app, made, message, states.SUCCESS, value)
@@ -144,7 +144,7 @@ def _body_message(app: App, body: Mapping[str, Any], headers: Headers) -> Any:
     return outline.body(steps, _inherit(place, None, steps[-1]), headers.group or "", "fail")
 
 
-def _inherit(place: Place, headers: Headers | None, last: Step) -> Place:
+def _inherit(place: Place, headers: Headers | None, last: Mapping[str, Any]) -> Place:
     """The place of the steps after a task: they end where it would have."""
     options = last.get("options") or {}
     chord = None if headers is None or headers.chord is UNSET else headers.chord

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
@@ -26,8 +26,11 @@ from umbel.engines.broker import (
     Workflow,
 )
 from umbel.exceptions import ChordError, DecodeError, EncodeError
+from umbel.message import content
 from umbel.message import result as result_message
 from umbel.message import task as task_message
+from umbel.message.format import PLAIN
+from umbel.message.serializer import loads
 from umbel.result.expiry import expiry
 
 if TYPE_CHECKING:
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("umbel.app")
 
 
-def join_body(app: App, body: Message, parts: Sequence[bytes]) -> Settlement | None:
+def join_body(
+    app: App, body: Message, parts: Sequence[bytes], nesting: bytes | None
+) -> Settlement | None:
     """All that follows from a chord's end (`umbel.engines.broker.Joiner`).
 
     None where only this package's workers can run the body: it is to get exceptions as values, or
@@ -49,6 +54,8 @@ def join_body(app: App, body: Message, parts: Sequence[bytes]) -> Settlement | N
     id, policy, wanted = message.headers.join
     try:
         values = values_of(app, parts, policy)
+        if nesting is not None:
+            values = _nested(app, parts, values, nesting)
         args = [values, *message.args] if wanted else message.args
         content = (args, message.kwargs, message.embed)
         written = task_message.encode_body(content, message, app.conf.task_max_message_bytes)
@@ -65,6 +72,28 @@ def join_body(app: App, body: Message, parts: Sequence[bytes]) -> Settlement | N
     return Settlement(
         0, 0, 1, Acknowledge(), follow_ups=(made,), workflow=Workflow(dropped=(id,))
     )  # fmt: skip
+
+
+def _nested(app: App, parts: Sequence[bytes], values: Sequence[Any], nesting: bytes) -> list[Any]:
+    """Results in the form that Celery has saved of the header; as they are if they do not fit."""
+    form = app.result_format
+    ids = [result_message.decode_part(part, form)[0] for part in parts]
+    by_id = dict(zip(ids, values, strict=True))
+
+    def value_of(node: Any) -> Any:
+        (id, _), members = node
+        return by_id[id] if members is None else [value_of(member) for member in members]
+
+    try:
+        saved: Any = (
+            loads(nesting)
+            if form is PLAIN
+            else content.decode(nesting, form.content_type, form.accept)
+        )
+        found: list[Any] = value_of(saved["result"])
+    except (KeyError, TypeError, ValueError):
+        return list(values)
+    return found
 
 
 def _failed(app: App, body: Message, message: task_message.Task, error: ChordError) -> Settlement:

@@ -25,6 +25,7 @@ And of a chord, by the id of its header's group; all with the TTL of `.s`:
     celery-taskset-meta-<id>.d
                               set     what has been counted: <task id>:<place>, as Celery writes it,
                                       and <place>:<key>: for ours
+    celery-taskset-meta-<id>  string  how a header of Celery's is nested, if it is; theirs
     celery-taskset-meta-<id>.c
                               string  who sends the body, then "done"; TTL
 
@@ -175,6 +176,10 @@ class Keys:
         group = self._group + id
         shared = tuple(f"{group}.{letter}" for letter in "sjtdc")
         return (*shared, f"{self.own}chord:{id}", self.parts(id), self.joined)
+
+    def nesting(self, id: str) -> str:
+        """How a header of Celery's is nested."""
+        return self._group + id
 
     def parts(self, id: str) -> str:
         """The parts of a complete chord."""

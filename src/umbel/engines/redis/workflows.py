@@ -122,7 +122,8 @@ class Joins:
             parts = read_parts(self._server, self._keys, id)
             if parts is None:
                 return ()  # somebody else has done it
-            made = self.joiner(body, parts)
+            (nesting,) = self._server.call([("GET", self._keys.nesting(id))])
+            made = self.joiner(body, parts, nesting)
         if made is None:
             made = Settlement(0, 0, 1, Acknowledge(), follow_ups=(body,))
         command = self._broker.ending(self._keys.joined, 0, [(id, made)])

@@ -32,7 +32,8 @@ local function count_part(k, id, place, key, task, data, body, ttl)
   local size = redis.call('GET', KEYS[k])
   if not size and (body == '' or redis.call('GET', KEYS[k + 4]) == 'done') then return end
   if task ~= '' and redis.call('SADD', KEYS[k + 3], task .. ':' .. place) == 0 then return end
-  if redis.call('SADD', KEYS[k + 3], place .. ':' .. key .. ':') == 0 then return end
+  -- In a header of Celery's several members may have one place: those of a group in it.
+  if body == '' and redis.call('SADD', KEYS[k + 3], place .. ':' .. key .. ':') == 0 then return end
   local added = redis.pcall('ZADD', KEYS[k + 1], place, data)
   local ordered = type(added) == 'number'
   if not ordered then redis.call('RPUSH', KEYS[k + 1], data) end
