@@ -16,7 +16,7 @@ URL = os.environ.get("INTEROP_URL", "redis://127.0.0.1:6379/13")
 def make_app(which: str, url: str) -> Any:
     """An app of one of the two, with the tasks."""
     kind = getattr(importlib.import_module(which), "App" if which == "umbel" else "Celery")
-    app = kind("interop", broker=url, backend=url)
+    app = kind("interop", broker=url, backend=url, set_as_current=False)
     app.conf.update(
         accept_content=["json", "pickle", "yaml", "msgpack"],
         task_default_queue="interop",
