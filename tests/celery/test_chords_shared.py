@@ -10,15 +10,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import celery
 import celery.canvas
 import pytest
 import redis
 
+import umbel
 import umbel.canvas
 from tests.celery.peers import make_app
 from tests.celery.processes import Peer, url_of
 from tests.conftest import Rounds
 from tests.servers import RedisServer
+from umbel.exceptions import ImproperlyConfigured
+from umbel.testing.stepper import Stepper
 
 BOTH = ("umbel", "celery")
 CANVAS: dict[str, ModuleType] = {"umbel": umbel.canvas, "celery": celery.canvas}
@@ -36,6 +40,7 @@ bodies = pytest.mark.parametrize("body", ["umbel", pytest.param("celery", marks=
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
     yield server
+    gc.collect()  # Celery's results, as they go, want the server
     server.kill()
 
 
@@ -46,7 +51,6 @@ def url(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # What joins the results of a group within a header goes to the default queue.
     workers = [Peer(which, url, folder, "-Q", f"{which},interop") for which in BOTH]
     yield url
-    gc.collect()  # Celery's results, as they go, want the server
     for worker in workers:
         worker.stop()
         print(worker.log.read_text())
@@ -181,6 +185,31 @@ def test_a_member_fails(flow: Flow, order: tuple[str, str], body: str) -> None:
         result.get(timeout=PATIENCE, follow_parents=False)  # else it is the member's, in Celery
     assert type(caught.value).__name__ == "ChordError"
     assert flow.errbacks(result.id) == [body]
+
+
+def test_a_chord_of_celerys_ends_clearly_where_results_lie_elsewhere(server: RedisServer) -> None:
+    places: dict[str, Any] = {"broker": url_of(server, 3), "backend": url_of(server, 4)}
+    app = umbel.App("apart", **places, set_as_current=False)
+    theirs = celery.Celery("apart", **places, set_as_current=False)
+
+    def count(*args: Any) -> int:
+        return len(args)
+
+    both: list[Any] = [app, theirs]
+    for one in both:
+        one.task(count, name="count", shared=False)
+    member = theirs.tasks["count"].s(1)
+    sent = celery.canvas.chord([member, member.clone()], theirs.tasks["count"].s()).apply_async()
+    ours: Any = umbel.canvas.Signature("count", (1,), app=app)
+    body: Any = umbel.canvas.Signature("count", app=app)
+    own: Any = umbel.canvas.chord([ours, ours], body).apply_async()
+    with Stepper(app, node="apart@here") as worker:
+        while worker.work_one() is not None:
+            pass
+    assert own.get(timeout=0) == 1
+    with pytest.raises(ImproperlyConfigured, match="the same URL"):
+        app.AsyncResult(str(sent.id)).get(timeout=0)
+    app.close()
 
 
 @pytest.mark.full

@@ -30,6 +30,7 @@ from umbel.canvas.plan import (
 )
 from umbel.canvas.signatures import Signature, listed, maybe_signature
 from umbel.canvas.workflows import is_empty
+from umbel.engines.apart import ApartEngine
 from umbel.engines.broker import Chord, Kept, Message, Part, StoredResult, Workflow
 from umbel.exceptions import EncodeError
 from umbel.message.ids import new_id
@@ -81,13 +82,17 @@ class Shelf(NamedTuple):
     """Whether Celery's workers may serve the same queues."""
     keeps: bool
     """Whether anybody will ask for the results of steps that never run."""
+    apart: bool = False
+    """Whether results lie in another store, where Celery counts the members of chords."""
 
 
 def shelf_of(app: App) -> Shelf:
     """An app's own."""
     engine = app.engine
     broker = engine.broker
-    return Shelf(engine.results, broker.shared, app.keeps_results)
+    return Shelf(
+        engine.results, broker.shared, app.keeps_results, isinstance(engine, ApartEngine)
+    )  # fmt: skip
 
 
 class Outline:
