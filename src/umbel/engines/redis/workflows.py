@@ -149,29 +149,38 @@ def life(expires: float | None, now: float) -> int | str:
     return "" if expires is None else max(0, round((expires - now) * 1000))
 
 
+LIST: Final = {"all": ("LRANGE", 0, -1), "count": ("LLEN",)}
+ZSET: Final = {"all": ("ZRANGE", 0, -1), "count": ("ZCARD",)}
+
+
 def read_parts(server: Server, keys: Keys, id: str) -> list[bytes] | None:
     """The parts of a chord, by index and key; None if there is no such chord."""
+    found = _read(server, keys, id, "all")
+    return None if found is None else list(found or ())
+
+
+def read_progress(server: Server, keys: Keys, id: str) -> tuple[int, int] | None:
+    """How many parts of a chord are there, of how many; None if there is no such chord."""
+    size, _, grown, *_ = keys.chord(id)
+    found = _read(server, keys, id, "count")
+    if found is None:
+        return None
+    first, more = server.call([("GET", size), ("GET", grown)])
+    return int(found), int(found) if first is None else int(first) + int(more or 0)
+
+
+def _read(server: Server, keys: Keys, id: str, what: str) -> Any:
+    """What is asked of a chord's parts; 0 if it has none yet, None if there is no such chord."""
     size, counted, *_, complete, _ = keys.chord(id)
     for _ in range(3):  # it may become complete in between
         *kinds, begun = server.call([("TYPE", complete), ("TYPE", counted), ("EXISTS", size)])
         for name, kind in zip((complete, counted), kinds, strict=True):
             if kind != b"none":
-                read = "ZRANGE" if kind == b"zset" else "LRANGE"
-                (found,) = server.call([(read, name, 0, -1)])
+                command, *rest = (ZSET if kind == b"zset" else LIST)[what]
+                (found,) = server.call([(command, name, *rest)])
                 if found:
-                    return list(found)
+                    return found
                 break
         else:
-            return [] if begun else None
+            return 0 if begun else None
     return None
-
-
-def read_progress(server: Server, keys: Keys, id: str) -> tuple[int, int] | None:
-    """How many parts of a chord are there, of how many; None if there is no such chord."""
-    size, _, grown, *_, complete, _ = keys.chord(id)
-    parts = read_parts(server, keys, id)
-    if parts is None:
-        return None
-    first, more, done = server.call([("GET", size), ("GET", grown), ("EXISTS", complete)])
-    whole = len(parts) if done or first is None else int(first) + int(more or 0)
-    return len(parts), whole
