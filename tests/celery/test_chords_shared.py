@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     yield server
     gc.collect()
     for one in gc.get_objects():
-        if type(one) is celery.result.AsyncResult:
+        if issubclass(type(one), celery.result.AsyncResult):
             one.backend = None  # as it goes, it would tell the server
     server.kill()
 
