@@ -217,11 +217,12 @@ def test_a_chord_of_celerys_ends_clearly_where_results_lie_elsewhere(server: Red
 
 
 @pytest.mark.full
+@pytest.mark.timeout(400)
 def test_the_switch_and_back_with_chords_in_flight(
     server: RedisServer, tmp_path: Path, rounds: Rounds
 ) -> None:
     """Workers of one after those of the other, each stopped while chords are half done."""
-    url, size, members = url_of(server, 2), rounds(30, 1_000), 6
+    url, size, members = url_of(server, 2), rounds(30, 100), 6
     turns = rounds(2, 4)
     app = make_app("umbel", url)
     app.conf.compat = "celery"
