@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from typing import Any
+
+import redis
 
 WHICH = os.environ.get("INTEROP_PEER", "umbel")
 URL = os.environ.get("INTEROP_URL", "redis://127.0.0.1:6379/13")
@@ -13,7 +16,7 @@ URL = os.environ.get("INTEROP_URL", "redis://127.0.0.1:6379/13")
 def make_app(which: str, url: str) -> Any:
     """An app of one of the two, with the tasks."""
     kind = getattr(importlib.import_module(which), "App" if which == "umbel" else "Celery")
-    app = kind("interop", broker=url, backend=url)
+    app = kind("interop", broker=url, backend=url, set_as_current=False)
     app.conf.update(
         accept_content=["json", "pickle", "yaml", "msgpack"],
         task_default_queue="interop",
@@ -44,6 +47,23 @@ def make_app(which: str, url: str) -> Any:
             "expires": request.expires, "eta": request.eta, "argsrepr": request.argsrepr,
             "timelimit": request.timelimit, "lang": "py",
         }  # fmt: skip
+
+    @app.task(shared=False, name="interop.step")
+    def step(*args: Any, seconds: float = 0.0) -> str:
+        *given, name = args
+        time.sleep(seconds)
+        return f"{name}@{which}({','.join(map(str, given))})"
+
+    @app.task(shared=False, name="interop.errback")
+    def errback(id: str) -> None:
+        with redis.Redis.from_url(url) as client:
+            client.rpush("errbacks", f"{which} {id}")
+
+    @app.task(shared=False, name="interop.note")
+    def note(values: list[str], number: int) -> int:
+        with redis.Redis.from_url(url) as client:
+            client.rpush("notes", number)
+        return len(values)
 
     return app
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import uuid
 from base64 import b64decode
@@ -19,9 +16,9 @@ import pytest
 import redis
 
 from tests.celery.peers import make_app
+from tests.celery.processes import Peer, url_of
 from tests.servers import RedisServer
 
-ROOT = Path(__file__).parents[2]
 OTHER = {"umbel": "celery", "celery": "umbel"}
 PATIENCE = 20.0
 
@@ -33,34 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
     yield server
     server.kill()
-
-
-def url_of(server: RedisServer, database: int) -> str:
-    return f"redis://127.0.0.1:{server.port}/{database}"
-
-
-class Peer:
-    """A worker of one of the two, as a process."""
-
-    def __init__(self, which: str, url: str, folder: Path) -> None:
-        environment = {
-            **os.environ, "INTEROP_PEER": which, "INTEROP_URL": url, "PYTHONPATH": str(ROOT),
-            "C_FORCE_ROOT": "1",  # the suite may run as root, and pickle is accepted
-        }  # fmt: skip
-        self.log = folder / f"{which}-{uuid.uuid4()}.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", which, "-A", "tests.celery.peers", "worker", "-c", "1"],
-                env=environment, cwd=folder, stdout=log, stderr=log,
-            )  # fmt: skip
-
-    def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 @pytest.fixture(scope="module", params=["umbel", "celery"])

@@ -1,5 +1,7 @@
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -8,7 +10,7 @@ import redis
 
 from umbel import App
 from umbel.engines.apart import ApartEngine
-from umbel.engines.broker import StoredResult
+from umbel.engines.broker import Chord, Kept, Part, StoredResult, Workflow
 from umbel.engines.memory import MemoryEngine
 from umbel.engines.redis import RedisEngine
 from umbel.testing.contracts import (
@@ -20,7 +22,9 @@ from umbel.testing.contracts import (
     SharingContract,
     StateStoreContract,
     UniqueTagsContract,
+    WorkflowContract,
 )
+from umbel.testing.contracts.values import message, record, settlement
 
 URL = os.environ.get("UMBEL_TEST_REDIS", "redis://127.0.0.1:6379/11")
 
@@ -62,6 +66,59 @@ class TestSchedules(OnRedis, ScheduleContract):
     pass
 
 
+class TestWorkflows(OnRedis, WorkflowContract):
+    pass
+
+
+class TestBodies(OnRedis):
+    """What becomes of the body of a complete chord, whoever dies in between."""
+
+    def test_what_a_dead_worker_left_is_published_once_by_any_other(
+        self, engine: RedisEngine, opener: partial[RedisEngine]
+    ) -> None:
+        broker, keys = engine.broker, engine._keys
+        worker = engine.state.register(record())
+        flow = Workflow(opened=(Chord("chord", 1, message("body")),))
+        broker.publish([message("a")], flow)
+        (held,) = broker.claim(worker, ["q"], 1).deliveries
+        end = settlement(held, workflow=Workflow(parts=(Part("chord", 0, b"0"),)))
+        # The settlement's own command, and nothing of what its sender does with the answer.
+        claims = keys.claims(worker)
+        ((_, joined),) = engine._server.call([broker.ending(claims, worker, [(held.number, end)])])
+        assert joined[0] == b"chord"
+        assert broker.claim(worker, ["q"], 5).deliveries == []
+        others = [opener() for _ in range(3)]
+        for other in others:
+            other.broker.promote()
+            other.close()
+        (body,) = broker.claim(worker, ["q"], 5).deliveries
+        assert body.payload == message("body").payload
+
+    def test_every_key_of_a_workflow_ends(self, engine: RedisEngine) -> None:
+        broker, keys, end = engine.broker, engine._keys, time.time() + 900
+        worker = engine.state.register(record())
+        flow = Workflow(
+            opened=(Chord("one", 1, message("body"), end), Chord("two", 3, message("other"), end)),
+            kept=(Kept("rest", (b"s",), end),), grown=(("two", 1),),
+        )  # fmt: skip
+        broker.publish([message("a")], flow)
+        (held,) = broker.claim(worker, ["q"], 1).deliveries
+        parts = (
+            Part("one", 0, b"0"),
+            Part("two", 0, b"0"),
+            Part("other", 0, b"0", "", message("x")),
+        )
+        broker.settle([settlement(held, workflow=Workflow(parts=parts))])
+        with redis.Redis.from_url(URL) as client:
+            lives = {
+                key: client.ttl(key)
+                for key in client.scan_iter(f"{keys.prefix}*", count=1000)
+                if re.search(rb"taskset|umbel:(chord|parts|kept|sent)", key)
+            }
+        assert len(lives) == 10, lives
+        assert all(life > 0 for life in lives.values()), lives
+
+
 class TestState(OnRedis, StateStoreContract):
     pass
 
@@ -97,6 +154,10 @@ class TestResultsApart(ResultsApart, ResultStoreContract):
 
 
 class TestSchedulesApart(ResultsApart, ScheduleContract):
+    pass
+
+
+class TestWorkflowsApart(ResultsApart, WorkflowContract):
     pass
 
 

@@ -707,9 +707,12 @@ def part_forgotten() -> None:
 @plant
 def part_afterwards() -> None:
     """Members are counted in a step of their own, after they were acknowledged."""
+    from umbel.engines.redis.broker import RedisBroker
     from umbel.engines.sqlite.broker import SqliteBroker
 
-    settle = SqliteBroker.settle
+    on_redis = os.environ.get("UMBEL_BROKER_URL", "").startswith("redis")
+    broker: Any = RedisBroker if on_redis else SqliteBroker
+    settle = broker.settle
 
     def settle_first(self: Any, settlements: Any) -> Any:
         flows = [one.workflow for one in settlements if one.workflow is not None]
@@ -719,4 +722,4 @@ def part_afterwards() -> None:
             self.publish([], flow)
         return refused
 
-    swap(SqliteBroker, "settle", settle_first)
+    swap(broker, "settle", settle_first)

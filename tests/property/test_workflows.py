@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import redis
 from hypothesis import strategies as st
 
 import umbel.canvas
@@ -27,6 +31,8 @@ from tests.property.reference import (
 )
 from umbel import App
 from umbel.testing.stepper import Stepper
+
+REDIS = os.environ.get("UMBEL_TEST_REDIS", "redis://127.0.0.1:6379/11")
 
 runs: list[tuple[str, str | None]] = []
 """Each call of a task's function: its name, and who sent it."""
@@ -124,13 +130,31 @@ def build(node: Node, canvas: Any, app: Any, prefix: str = "") -> Any:
 # ----------------------------------------------------------------------------------------- running
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+STORES = ("memory", "sqlite", "redis")
+
+
+@pytest.fixture(params=STORES)
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
-    url = {"memory": "memory://workflows", "sqlite": f"sqlite:///{tmp_path}/queue.db"}
-    app = App("property", broker=url[request.param], backend="broker", set_as_current=False)
+    with opened(request.param, tmp_path) as app:
+        yield app
+
+
+@contextlib.contextmanager
+def opened(kind: str, folder: Path) -> Iterator[App]:
+    """An app with the tasks, on a store of one kind that is empty."""
+    url = {"memory": "memory://workflows", "sqlite": f"sqlite:///{folder}/queue.db", "redis": REDIS}
+    app = App("property", broker=url[kind], backend="broker", set_as_current=False)
+    prefix = f"workflows-{secrets.token_hex(4)}:"
+    if kind == "redis":
+        app.conf.broker_transport_options = {"global_keyprefix": prefix}
+        app.conf.result_backend_transport_options = {"global_keyprefix": prefix}
     define(app)
     yield app
     app.close()
+    if kind == "redis":
+        with redis.Redis.from_url(REDIS) as client:
+            left = list(client.scan_iter(f"{prefix}*", count=1000))
+            client.delete(*left)
 
 
 def settle(app: App, sig: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from umbel.engines.urls import SCHEMES, Options, mask
@@ -44,11 +45,15 @@ def open_stores(app: App, connect: Callable[[str, Options], Engine]) -> Engine:
     kept_with = {"result_keyprefix": prefix} if prefix else {}
     engine = connect(url, options | kept_with)
     check_backend(backend, url)
-    if not is_apart(backend, url):
-        return engine
-    from umbel.engines.apart import ApartEngine
+    if is_apart(backend, url):
+        from umbel.engines.apart import ApartEngine
 
-    return ApartEngine(engine, connect(str(backend), kept_with))
+        engine = ApartEngine(engine, connect(str(backend), kept_with))
+    if engine.broker.shared:
+        from umbel.app.execution.joining import join_body
+
+        engine.broker.joiner = partial(join_body, app)
+    return engine
 
 
 def is_apart(backend: str | None, broker_url: str) -> bool:

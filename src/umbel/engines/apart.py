@@ -13,7 +13,15 @@ from types import MappingProxyType
 
 import msgspec
 
-from umbel.engines.broker import Broker, HistoryEntry, Settlement, StoredResult, Workflow
+from umbel.engines.broker import (
+    Broker,
+    HistoryEntry,
+    Joiner,
+    Message,
+    Settlement,
+    StoredResult,
+    Workflow,
+)
 from umbel.engines.results import ResultStore
 from umbel.engines.state import Engine, StateStore
 
@@ -51,7 +59,7 @@ class _Broker:
         self._settle = broker.settle
         self._results = results
         self.shared = broker.shared
-        self.joins = broker.joins
+        self._broker = broker
         self.browsable = broker.browsable
         self.unique_tags = broker.unique_tags
         self.levels = broker.levels
@@ -66,15 +74,36 @@ class _Broker:
 
     def settle(self, settlements: Sequence[Settlement]) -> list[int]:
         """End claims with all that follows; see the contract, and above."""
+        return self._settle(self._store(settlements))
+
+    def _store(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """Store the results of settlements; what else they are."""
         results = [s.result for s in settlements if s.result is not None]
         results += [result for s in settlements if s.workflow for result in s.workflow.results]
         if not results:
-            return self._settle(settlements)
+            return settlements
         self._results.put(results)
-        return self._settle([
+        return [
             msgspec.structs.replace(s, result=None, workflow=_without_results(s.workflow))
             for s in settlements
-        ])  # fmt: skip
+        ]
+
+    @property
+    def joiner(self) -> Joiner | None:
+        """See the contract."""
+        return self._broker.joiner
+
+    @joiner.setter
+    def joiner(self, joiner: Joiner | None) -> None:
+        if joiner is None:
+            self._broker.joiner = None
+            return
+
+        def join(body: Message, parts: Sequence[bytes], nesting: bytes | None) -> Settlement | None:
+            made = joiner(body, parts, nesting)
+            return None if made is None else self._store([made])[0]
+
+        self._broker.joiner = join
 
 
 def _without_results(workflow: Workflow | None) -> Workflow | None:

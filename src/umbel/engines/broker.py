@@ -8,7 +8,7 @@ store a result nor publish a follow-up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -153,6 +153,8 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     """Tells apart members that were added to a running chord at the place of another."""
     body: Message | None = None
     """The body, where the chord was begun by somebody who left none in the store (Celery)."""
+    task: str = ""
+    """The id of the member's task: Celery's workers tell members apart by that too."""
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -192,6 +194,11 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     follow_ups: tuple[Message, ...] = ()
     history: HistoryEntry | None = None
     workflow: Workflow | None = None
+
+
+Joiner = Callable[[Message, Sequence[bytes], bytes | None], Settlement | None]
+"""Of the message of a chord's body, the chord's parts, and how the chord is nested where Celery has
+left that: all that follows, as if it settled something. None: the body's own message."""
 
 
 class QueueCount(msgspec.Struct, frozen=True):
@@ -265,8 +272,9 @@ class Broker(Protocol):
     shared: bool
     """Whether Celery's own workers may serve the same queues, so that messages have to be such as
     they can read."""
-    joins: bool
-    """Whether it knows workflows; without, only their `results` may be given to it."""
+    joiner: Joiner | None
+    """Where queues are shared: what makes of the body of a complete chord a message that others
+    can read. The app sets it. Without, and elsewhere, the body's own message is published."""
 
     def publish(
         self,

@@ -379,16 +379,34 @@ def encode_retry(
     sent = {**(envelope.get("properties") or {}), **properties, "delivery_tag": tag}
     for name in [name for name in properties if properties[name] is None]:
         del sent[name]
-    if body is not None:
-        sent["body_encoding"] = "base64"
-        known.pop("compression", None)
-        if body.compression is not None:
-            known["compression"] = body.compression
-        envelope["body"] = binascii.b2a_base64(body.data, newline=False).decode("ascii")
-        envelope["content-type"] = body.content_type
-        envelope["content-encoding"] = body.content_encoding
     envelope["headers"], envelope["properties"] = known, sent
+    if body is not None:
+        _replace_body(envelope, body)
     return serializer.dumps(envelope) if headers else _encode(envelope)
+
+
+def encode_joined(payload: bytes, body: Body, shown: Mapping[str, str]) -> bytes:
+    """The message of a chord's body with the results in it, so that Celery's workers read it too.
+
+    `shown`: the headers that show the arguments.
+    """
+    envelope = msgspec.json.decode(payload)
+    for name in (SIGNATURE, "umbel-join"):
+        envelope["headers"].pop(name, None)
+    envelope["headers"] |= shown
+    _replace_body(envelope, body)
+    return _encode(envelope)
+
+
+def _replace_body(envelope: dict[str, Any], body: Body) -> None:
+    envelope["properties"]["body_encoding"] = "base64"
+    headers = envelope["headers"]
+    headers.pop("compression", None)
+    if body.compression is not None:
+        headers["compression"] = body.compression
+    envelope["body"] = binascii.b2a_base64(body.data, newline=False).decode("ascii")
+    envelope["content-type"] = body.content_type
+    envelope["content-encoding"] = body.content_encoding
 
 
 def retry_tag(id: str, delivery_tag: str | None, retries: int, copy: int = 0) -> str:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from umbel import clock, states
 from umbel.app import App
-from umbel.app.execution.following import after_failure, follows, read
+from umbel.app.execution.following import ERRBACK, after_failure, follows, read
 from umbel.app.execution.outcome import FollowUp, Outcome
 from umbel.app.execution.steps import acks_on
 from umbel.app.sending.payload import seal
@@ -93,7 +93,10 @@ class Settler:
         queue = delivery.queue if follow_up.queue is None else follow_up.queue
         priority = delivery.priority if follow_up.priority is None else follow_up.priority
         payload = seal(self._conf, follow_up.payload, queue)
-        return Message(follow_up.tag, headers.id, queue, payload, priority, follow_up.due)
+        private = headers.join is not UNSET or headers.task == ERRBACK
+        return Message(
+            follow_up.tag, headers.id, queue, payload, priority, follow_up.due, private
+        )  # fmt: skip
 
     def failed(
         self, delivery: Delivery, headers: Headers, error: Exception, stacks: str = ""

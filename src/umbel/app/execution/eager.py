@@ -152,7 +152,7 @@ class EagerRun:
         self._drive = drive or self._loop.run
         engine = MemoryEngine()
         self._store = engine.store
-        self.shelf: Shelf = Shelf(engine.results, shared=False, joins=True, keeps=True)
+        self.shelf: Shelf = Shelf(engine.results, shared=False, keeps=True)
         self.results: dict[str, EagerResult[Any]] = {}
 
     def run(

@@ -6,6 +6,7 @@ It is worked out here as an `Outline`, and becomes part of the task's settlement
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -30,7 +31,14 @@ from umbel.canvas.plan import (
 )
 from umbel.canvas.signatures import Signature
 from umbel.engines.broker import Part, StoredResult, Workflow
-from umbel.exceptions import ChordError, DecodeError, OperationalError, Reject, SecurityError
+from umbel.exceptions import (
+    ChordError,
+    DecodeError,
+    ImproperlyConfigured,
+    OperationalError,
+    Reject,
+    SecurityError,
+)
 from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.content import content_types
@@ -44,6 +52,8 @@ from umbel.result.stored import known_exceptions
 if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.request import Request
+
+logger: Final = logging.getLogger("umbel.app")
 
 ERRBACK: Final = "umbel.errback"
 
@@ -70,6 +80,11 @@ def results_of(app: App, shelf: Shelf, id: str, policy: str) -> list[Any]:
     parts = shelf.results.parts(id)
     if parts is None:
         raise ChordError(f"The results of chord {id} are not in the store any more.")
+    return values_of(app, parts, policy)
+
+
+def values_of(app: App, parts: Sequence[bytes], policy: str) -> list[Any]:
+    """The same, of its parts."""
     values: list[Any] = []
     for data in parts:
         task_id, state, value = result_message.decode_part(data, app.result_format)
@@ -107,7 +122,7 @@ def after_success(app: App, shelf: Shelf, message: task_message.Task, value: Any
     chain = embed.get("chain")
     if chain:
         steps = _next_steps(app, shelf, made, chain)
-        made.start(steps, (value,), {}, _inherit(place, headers, steps[-1]))
+        made.start(steps, (value,), {}, _inherit(place, headers, chain[0]))
         add_child(_result_of(app, steps[0]))
     else:
         count(app, made, message, states.SUCCESS, value)
@@ -123,12 +138,31 @@ def count(app: App, made: Outline, message: task_message.Task, state: str, value
         body = None
     elif message.embed.get("chord") and headers.group:
         # Of a chord that Celery has sent: the body comes along.
+        if shelf_of(app).apart:
+            _refuse(app, made, message.embed["chord"])
+            return
         id, index, key = headers.group, headers.group_index or 0, ""
         body = _body_message(app, message.embed["chord"], headers)
     else:
         return
     data = result_message.encode_part(headers.id, state, value, app.result_format)
-    made.parts.append(Part(id, index, data, key, body))
+    made.parts.append(Part(id, index, data, key, body, headers.id))
+
+
+def _refuse(app: App, made: Outline, body: Mapping[str, Any]) -> None:
+    """End the body of a chord of Celery's whose count cannot be part of a settlement."""
+    error = ImproperlyConfigured(
+        "Celery counts the members of its chords where the results are, Umbel's workers where the "
+        "messages are: a chord that Celery has sent ends here only if both are one Redis database. "
+        "Give broker_url and result_backend the same URL."
+    )
+    id, now = (body.get("options") or {}).get("task_id"), clock.time()
+    logger.error("Chord body %s[%s]: %s", body["task"], id, error)
+    if id and app.keeps_results:
+        record = result_message.describe_exception(error)
+        meta = result_message.encode_failure(id, record, now, None, form=app.result_format)
+        kept_until = expiry(app.conf, states.FAILURE, now)
+        made.results.append(StoredResult(id, states.FAILURE, meta, kept_until))
 
 
 def _body_message(app: App, body: Mapping[str, Any], headers: Headers) -> Any:
@@ -139,7 +173,7 @@ def _body_message(app: App, body: Mapping[str, Any], headers: Headers) -> Any:
     return outline.body(steps, _inherit(place, None, steps[-1]), headers.group or "", "fail")
 
 
-def _inherit(place: Place, headers: Headers | None, last: Step) -> Place:
+def _inherit(place: Place, headers: Headers | None, last: Mapping[str, Any]) -> Place:
     """The place of the steps after a task: they end where it would have."""
     options = last.get("options") or {}
     chord = None if headers is None or headers.chord is UNSET else headers.chord

@@ -30,8 +30,9 @@ from umbel.canvas.plan import (
 )
 from umbel.canvas.signatures import Signature, listed, maybe_signature
 from umbel.canvas.workflows import is_empty
+from umbel.engines.apart import ApartEngine
 from umbel.engines.broker import Chord, Kept, Message, Part, StoredResult, Workflow
-from umbel.exceptions import EncodeError, ImproperlyConfigured
+from umbel.exceptions import EncodeError
 from umbel.message.ids import new_id
 from umbel.message.serializer import dumps
 
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
     from umbel.engines.results import ResultStore
     from umbel.result import AsyncResult
 
-NO_JOINS: Final = (
-    "There are no chords on this engine yet (nor a group that is followed by a task, which is "
-    "one): use the embedded store, or wait for the group in the process that has sent it."
-)
 LARGE: Final = 4096
 """Bytes above which the rest of a workflow is stored once, instead of in each message."""
 KEPT_FOR: Final = 365 * 86400.0
@@ -83,17 +80,19 @@ class Shelf(NamedTuple):
     results: ResultStore
     shared: bool
     """Whether Celery's workers may serve the same queues."""
-    joins: bool
-    """Whether there can be chords."""
     keeps: bool
     """Whether anybody will ask for the results of steps that never run."""
+    apart: bool = False
+    """Whether results lie in another store, where Celery counts the members of chords."""
 
 
 def shelf_of(app: App) -> Shelf:
     """An app's own."""
     engine = app.engine
     broker = engine.broker
-    return Shelf(engine.results, broker.shared, broker.joins, app.keeps_results)
+    return Shelf(
+        engine.results, broker.shared, app.keeps_results, isinstance(engine, ApartEngine)
+    )  # fmt: skip
 
 
 class Outline:
@@ -169,8 +168,6 @@ class Outline:
         kwargs: Mapping[str, Any],
         place: Place,
     ) -> None:
-        if not self._shelf.joins:
-            raise ImproperlyConfigured(NO_JOINS)
         options, header = chord["options"], chord["kwargs"]["header"]
         id, body = options["task_id"], chord["kwargs"]["body"]
         first = _first_id(header[0])
@@ -339,8 +336,6 @@ def outline(
             root=place.root or request.root_id or request.id, parent=place.parent or request.id
         )
     made = Outline(app, shelf, checked=True, priority=inherited_priority(app))
-    if not shelf.joins and any(step["subtask_type"] == "chord" for step in steps):
-        raise ImproperlyConfigured(f"{NO_JOINS} Nothing was queued.")
     if member is not None:
         # Added to a running chord (`Task.add_to_chord`).
         chord, index, key = member

@@ -12,6 +12,7 @@ from umbel.engines.broker import (
     Bury,
     Claim,
     Delivery,
+    Joiner,
     LeaseLost,
     Message,
     PutBack,
@@ -33,7 +34,7 @@ class MemoryBroker:
     unique_tags = True
     levels: Sequence[int] = range(MAX_PRIORITY + 1)
     shared = False
-    joins = True
+    joiner: Joiner | None = None
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from umbel.engines.broker import (
     Bury,
     Claim,
     Delivery,
+    Joiner,
     LeaseLost,
     Message,
     PutBack,
@@ -28,9 +30,9 @@ from umbel.engines.broker import (
 from umbel.engines.redis import heads
 from umbel.engines.redis.connection import Command, Server, script
 from umbel.engines.redis.heads import Held
-from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PROMOTER_TTL, Keys
+from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PRIVATE, PROMOTER_TTL, Keys
 from umbel.engines.redis.wake import WorkWaker
-from umbel.exceptions import ImproperlyConfigured
+from umbel.engines.redis.workflows import Flow, Joins, life, pairs
 
 LEAST_URGENT_EVERY: Final = 16
 """One claim in so many serves the least urgent level first, so that none starves."""
@@ -50,9 +52,6 @@ PROMOTER_KNOWN: Final = 30.0
 RESENT: Final = 10_000
 """How far back in a list a resend looks for itself."""
 
-NO_JOINS: Final = (
-    "Chords do not run on Redis in this version; chains, groups and links do. Nothing was queued."
-)
 encode: Final = msgspec.json.Encoder().encode
 
 
@@ -62,14 +61,18 @@ class RedisBroker:
     browsable = True
     unique_tags = False
     shared = True
-    joins = False
 
     def __init__(self, server: Server, keys: Keys, *, urgent_first: bool = True) -> None:
         self._server = server
         self._keys = keys
-        self._levels = list(range(len(keys.steps)))
-        if urgent_first:
-            self._levels.reverse()
+        # Before what is shared comes what only our workers can run.
+        steps = range(len(keys.steps))
+        self._levels = [
+            level
+            for step in (reversed(steps) if urgent_first else steps)
+            for level in (len(steps) + step, step)
+        ]
+        self._joins = Joins(self, server, keys)
         self._claims = 0
         self._said: dict[str, float] = {}
         self._promoter: tuple[bool, float] = (False, 0.0)
@@ -78,6 +81,15 @@ class RedisBroker:
         self._tokens = 0
         self._unanswered: dict[int, str] = {}
         """By worker: the token of a claim of which nobody knows whether it was made."""
+
+    @property
+    def joiner(self) -> Joiner | None:
+        """What makes of a chord's body a message that Celery can read; see the contract."""
+        return self._joins.joiner
+
+    @joiner.setter
+    def joiner(self, joiner: Joiner | None) -> None:
+        self._joins.joiner = joiner
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -94,13 +106,15 @@ class RedisBroker:
         timeout: float = 5.0,
     ) -> None:
         """Store all messages or none; see the contract."""
-        if workflow is not None:
-            raise ImproperlyConfigured(NO_JOINS)
-        if not messages:
+        if not messages and workflow is None:
             return
         deadline = time.monotonic() + timeout
         if any(message.due is not None for message in messages):
             messages = self.undelayed(messages, timeout)
+        if workflow is not None:
+            self._joins.publish(messages, workflow, deadline)
+            self.say_used(messages)
+            return
         commands = self._publishing(messages)
         if len(commands) > 1:
             commands = [("MULTI",), *commands, ("EXEC",)]
@@ -131,13 +145,13 @@ class RedisBroker:
     def _publishing(self, messages: Sequence[Message]) -> list[Command]:
         if len(messages) == 1 and messages[0].due is None:  # the short road
             message = messages[0]
-            return [("LPUSH", self._keys.list(message.queue, message.priority), message.payload)]
+            return [("LPUSH", self._list_of(message), message.payload)]
         now = clock.time()
         ready: dict[str, list[Any]] = {}
         commands: list[Command] = []
         for message in messages:
             if message.due is None or message.due <= now:
-                name = self._keys.list(message.queue, message.priority)
+                name = self._list_of(message)
                 ready.setdefault(name, ["LPUSH", name]).append(message.payload)
             else:
                 due, tags, later = self._keys.delayed(message.queue)
@@ -151,7 +165,11 @@ class RedisBroker:
 
     def member(self, message: Message) -> str:
         """What a delayed message is called in its three keys."""
-        return f"{message.tag}\0{self._keys.steps[self._keys.level(message.priority)]}"
+        level = self._keys.level(message.priority, private=message.private)
+        return f"{message.tag}\0{self._keys.places[level]}"
+
+    def _list_of(self, message: Message) -> str:
+        return self._keys.list(message.queue, message.priority, private=message.private)
 
     def _arrived(self, message: Message, deadline: float) -> bool:
         """Whether a message lies in the store, or was there, though its sender got no answer."""
@@ -159,7 +177,7 @@ class RedisBroker:
         rest = deadline - time.monotonic()
         (leases,) = self._server.call([("HKEYS", keys.lease)], rest, patient=True)
         claims = [keys.claims(int(worker)) for worker in leases]
-        name = keys.list(message.queue, message.priority)
+        name = self._list_of(message)
         commands: list[Command] = [
             ("LPOS", name, message.payload, "MAXLEN", RESENT),
             ("HEXISTS", keys.delayed(message.queue)[2], self.member(message)),
@@ -198,7 +216,7 @@ class RedisBroker:
             names = names[turn:] + names[:turn]
         token = self._unanswered.get(worker)
         if token is None:
-            token = self._unanswered[worker] = self._next_token()
+            token = self._unanswered[worker] = self.next_token()
         keys, levels = self._keys, self._levels
         named = [keys.lease, keys.paused, keys.counter, keys.notes, keys.claims(worker),
                  keys.claimed(worker)]  # fmt: skip
@@ -206,7 +224,7 @@ class RedisBroker:
             lists = keys.lists(name)
             named += keys.delayed(name)
             named += [lists[level] for level in levels]
-        steps = [keys.steps[level] for level in levels]
+        steps = [keys.places[level] for level in levels]
         upside_down = int(self._claims % LEAST_URGENT_EVERY == 0)
         command = script("claim")(
             named, worker, token, limit, clock.time(), upside_down, PROMOTE, len(levels), *steps,
@@ -220,7 +238,7 @@ class RedisBroker:
         found = []
         for first, queue, level, payloads, notes in chunks:
             known = dict(zip(notes[::2], notes[1::2], strict=True))
-            name, step = names[queue - 1], steps[level - 1]
+            name, step = names[queue - 1], steps[level - 1] % PRIVATE
             for place, payload in enumerate(payloads):
                 delivery = Delivery(first + place, worker, 1, name, payload, step)
                 if known and (note := known.get(place + 1)) is not None:
@@ -234,7 +252,8 @@ class RedisBroker:
             found.append(heads.delivery(int(number), worker, data))
         return Claim(found, version, None if next_due is None else float(next_due))
 
-    def _next_token(self) -> str:
+    def next_token(self) -> str:
+        """What tells one call from all others, for when its answer is lost."""
         self._tokens += 1
         return f"{self._token}.{self._tokens}"
 
@@ -263,8 +282,10 @@ class RedisBroker:
             for settlement in part:
                 by_worker[settlement.worker].append(settlement)
             commands = [self._settling(w, ends, held) for w, ends in by_worker.items()]
-            for reply in self._server.call(commands):
-                refused += [abs(int(number)) for number in reply]
+            for numbers, joined in self._server.call(commands):
+                refused += [abs(int(number)) for number in numbers]
+                if joined:
+                    self._joins.publish_bodies(pairs(joined))
         queues = [m for s in settlements for m in s.follow_ups]
         if queues:
             self.say_used(queues)
@@ -290,14 +311,27 @@ class RedisBroker:
     def _settling(
         self, worker: int, settlements: Sequence[Settlement], held: dict[tuple[int, int], Held]
     ) -> Command:
+        # A message gets a new number at each claim, so there is no second attempt of one.
+        ends = [(s.number if s.attempt == 1 else -s.number, s) for s in settlements]
+        return self.ending(self._keys.claims(worker), worker, ends, held)
+
+    def ending(
+        self,
+        claims: str,
+        worker: int,
+        ends: Sequence[tuple[int | str, Settlement]],
+        held: Mapping[tuple[int, int], Held] = MappingProxyType({}),
+    ) -> Command:
+        """The command that settles what lies in one hash under these fields."""
         names = self._keys
         keys: list[str] = [
-            names.claims(worker), names.early(worker), names.settled(worker), names.history,
+            claims, names.early(worker), names.settled(worker), names.history,
             names.failed, names.counter, names.dead, names.dead_message, names.notes,
         ]  # fmt: skip
-        arguments: list[Any] = [self._next_token(), HISTORY_ROWS, NOTES_TTL]
+        arguments: list[Any] = [self.next_token(), HISTORY_ROWS, NOTES_TTL]
         now = clock.time()
-        for settlement in settlements:
+        flow = Flow(names, keys, now)
+        for field, settlement in ends:
             steps: list[Any] = []
             count = 0
             end = settlement.end
@@ -305,26 +339,20 @@ class RedisBroker:
                 found = held.get((worker, settlement.number))
                 if found is not None:
                     count += self._returning(end, found, now, keys, steps)
-            if (result := settlement.result) is not None:
-                keys.append(names.result(result.id))
-                steps += ("r", len(keys), life(result, now), result.meta)
-                steps += self.status_step(result, keys)
-                count += 1
+            results = [] if settlement.result is None else [settlement.result]
             if settlement.workflow is not None:
-                for late in settlement.workflow.results:
-                    keys.append(names.result(late.id))
-                    steps += ("r", len(keys), life(late, now), late.meta)
-                    steps += self.status_step(late, keys)
-                    count += 1
+                count += flow.change(settlement.workflow, steps)
+                results += settlement.workflow.results
+            for result in results:
+                self.storing(result, now, keys, steps)
+            count += len(results)
             for message in settlement.follow_ups:
                 count += self.following(message, now, keys, steps)
             if (history := settlement.history) is not None:
                 failed = history.state not in {states.SUCCESS, states.IGNORED}
                 steps += ("f" if failed else "h", encode(msgspec.structs.astuple(history)))
                 count += 1
-            # A message gets a new number at each claim, so there is no second attempt of one.
-            number = settlement.number if settlement.attempt == 1 else -settlement.number
-            arguments += (number, count)
+            arguments += (field, count)
             arguments += steps
         return script("settle")(keys, *arguments)
 
@@ -344,7 +372,7 @@ class RedisBroker:
         suspect = held.suspect if end.suspect is None else end.suspect
         since = held.unknown_since if end.unknown_since is None else end.unknown_since
         if end.due is None or end.due <= now:
-            keys.append(self._keys.list(held.queue, held.step))
+            keys.append(self._keys.list_at(held.queue, held.step))
             steps += ("b", len(keys), held.payload)
         else:
             tag = _tag(held.payload)
@@ -358,19 +386,22 @@ class RedisBroker:
     def following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
         """The step that publishes a message within a script; how many they are."""
         if message.due is None or message.due <= now:
-            keys.append(self._keys.list(message.queue, message.priority))
+            keys.append(self._list_of(message))
             steps += ("l", len(keys), message.payload)
         else:
             keys += self._keys.delayed(message.queue)
             steps += ("d", len(keys) - 2, self.member(message), message.due, message.payload)
         return 1
 
-    def status_step(self, result: StoredResult, keys: list[str]) -> tuple[Any, ...]:
-        """Index and value of a status that its meta's first bytes do not tell."""
+    def storing(self, result: StoredResult, now: float, keys: list[str], steps: list[Any]) -> None:
+        """The step that stores a result within a script."""
+        keys.append(self._keys.result(result.id))
+        steps += ("r", len(keys), life(result.expires, now), result.meta)
         if result.meta[:1] == b"{":
-            return (0, "")
-        keys.append(self._keys.status(result.id))
-        return (len(keys), result.status)
+            steps += (0, "")
+        else:  # its first bytes do not tell its status
+            keys.append(self._keys.status(result.id))
+            steps += (len(keys), result.status)
 
     # ------------------------------------------------------------------ wake
 
@@ -386,13 +417,16 @@ class RedisBroker:
         """Make ready what is due in any queue; see the contract."""
         there = ("SET", self._keys.promoter, 1, "EX", PROMOTER_TTL)
         self._server.call([there])
+        self._joins.look()
         queues = self.queues()
         looks = [("ZRANGE", self._keys.delayed(q)[0], 0, 0, "WITHSCORES") for q in queues]
         now = clock.time()
         for queue, first in zip(queues, self._server.call(looks) if looks else (), strict=True):
             if first and float(first[1]) <= now:
                 keys = [*self._keys.delayed(queue), *self._keys.lists(queue)]
-                while self._server.run("promote", keys, now, PROMOTE, *self._keys.steps) == PROMOTE:
+                while (
+                    self._server.run("promote", keys, now, PROMOTE, *self._keys.places) == PROMOTE
+                ):
                     pass
 
     # ------------------------------------------------------------------ look
@@ -427,8 +461,8 @@ class RedisBroker:
             if queue not in queues:
                 found.append(QueueCount(queue, 0, 0, held[queue], None, queue in halted))
                 continue
-            delayed, *lists = replies[: 1 + 2 * len(keys.steps)]
-            del replies[: 1 + 2 * len(keys.steps)]
+            delayed, *lists = replies[: 1 + 2 * len(keys.places)]
+            del replies[: 1 + 2 * len(keys.places)]
             ready = sum(lists[::2])
             ages = [t for p in lists[1::2] if p is not None and (t := heads.published(p))]
             claimed = held.get(queue, 0)
@@ -453,7 +487,8 @@ class RedisBroker:
         if id is not None:
             claimed = [w for w in claimed if (h := heads.headers(w.payload)) and h.id == id]
         moved = {waiting.payload for waiting in claimed}
-        return (claimed + [waiting for waiting in found if waiting.payload not in moved])[:limit]
+        every = claimed + [waiting for waiting in found if waiting.payload not in moved]
+        return [_without_mark(waiting) for waiting in every[:limit]]
 
     def _browse_claims(self, queue: str | None) -> list[Waiting]:
         (workers,) = self._server.call([("HKEYS", self._keys.lease)])
@@ -481,7 +516,7 @@ class RedisBroker:
             [*commands, ("ZRANGE", due, 0, limit - 1, "WITHSCORES")]
         )
         found: list[tuple[int, bytes, float | None]] = [
-            (keys.steps[level], payload, None)
+            (keys.places[level], payload, None)
             for level in reversed(range(len(lists)))
             for payload in reversed(lists[level])
         ]
@@ -517,7 +552,7 @@ class RedisBroker:
         wanted, texts = set(ids), ids if len(ids) <= FEW else ()
         found: list[Waiting] = []
         for queue in queues:
-            for step, name in zip(self._keys.steps, self._keys.lists(queue), strict=True):
+            for step, name in zip(self._keys.places, self._keys.lists(queue), strict=True):
                 mine: dict[bytes, None] = {}
                 start = 0
                 while True:
@@ -557,7 +592,9 @@ class RedisBroker:
                     found += self._waiting(queue, [(int(step), payload, float(score))])
         return found
 
-    def revoke_waiting(self, results: Sequence[StoredResult]) -> list[str]:
+    def revoke_waiting(
+        self, results: Sequence[StoredResult], workflows: Mapping[str, Workflow]
+    ) -> list[str]:
         """Take the waiting messages of revoked tasks out; the ids of those that there were."""
         queues = self.queues()
         ids = [result.id for result in results]
@@ -572,18 +609,27 @@ class RedisBroker:
         for result in gone:
             keys = [self._keys.result(result.id), self._keys.status(result.id)]
             status = "" if result.meta[:1] == b"{" else result.status
-            arguments: list[Any] = [life(result, now), result.meta, status]
+            arguments: list[Any] = [
+                life(result.expires, now),
+                result.meta,
+                status,
+                len(messages[result.id]),
+            ]
             for waiting in messages[result.id]:
                 if waiting.due is None:
-                    keys.append(self._keys.list(waiting.queue, waiting.priority))
+                    keys.append(self._keys.list_at(waiting.queue, waiting.priority))
                     arguments += ("l", len(keys), waiting.payload)
                 else:
                     keys += self._keys.delayed(waiting.queue)
                     member = f"{_tag(waiting.payload)}\0{waiting.priority}"
                     arguments += ("d", len(keys) - 2, member)
+            if result.id in workflows:
+                Flow(self._keys, keys, now).change(workflows[result.id], arguments)
             commands.append(script("remove")(keys, *arguments))
         replies = self._server.call(commands) if commands else []
-        return [result.id for result, count in zip(gone, replies, strict=True) if count]
+        for _, joined in replies:
+            self._joins.publish_bodies(pairs(joined))
+        return [result.id for result, (count, _) in zip(gone, replies, strict=True) if count]
 
     def purge(self, queues: Sequence[str]) -> int:
         """Drop what waits; see the contract."""
@@ -630,6 +676,8 @@ def _tag(payload: bytes) -> str:
     return f"{id}:{tag or heads.digest(payload)}"
 
 
-def life(result: StoredResult, now: float) -> int | str:
-    """Milliseconds for which a result is kept, as the server counts them; '' for ever."""
-    return "" if result.expires is None else max(0, round((result.expires - now) * 1000))
+def _without_mark(waiting: Waiting) -> Waiting:
+    """With the priority alone, without whether it is private."""
+    if waiting.priority < PRIVATE:
+        return waiting
+    return msgspec.structs.replace(waiting, priority=waiting.priority % PRIVATE)

@@ -42,8 +42,11 @@ TIMEOUT: Final = 5.0
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.5
 """Between two tries of a publish (s); each pause is twice the one before."""
-STORING: Final = ("settle", "put", "remove")
-"""The scripts that store.lua comes before."""
+BEFORE: Final = {
+    "put": ("store",),
+    **dict.fromkeys(("settle", "remove", "send"), ("store", "flow")),
+}
+"""What comes before a script."""
 
 Command = tuple[Any, ...]
 pack: Final[Callable[[Command], bytes]] = hiredis.pack_command
@@ -54,7 +57,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         folder = resources.files(__package__).joinpath("lua")
-        files = ("store", name) if name in STORING else (name,)
+        files = (*BEFORE.get(name, ()), name)
         self.text: str = "\n".join(folder.joinpath(f"{f}.lua").read_text("utf-8") for f in files)
         self.sha: str = self.digest(self.text)
 

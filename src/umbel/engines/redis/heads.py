@@ -6,6 +6,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from umbel.engines.broker import Delivery
+from umbel.engines.redis.keys import PRIVATE
 from umbel.exceptions import DecodeError
 from umbel.message import task as task_message
 from umbel.message.task import Headers
@@ -56,8 +57,8 @@ def delivery(number: int, worker: int, data: bytes, *, early: bool = False) -> D
     """One claim, of head and envelope."""
     held = read(data)
     return Delivery(
-        number, worker, 1, held.queue, held.payload, held.step, held.deliveries, held.suspect,
-        held.unknown_since, early,
+        number, worker, 1, held.queue, held.payload, held.step % PRIVATE, held.deliveries,
+        held.suspect, held.unknown_since, early,
     )  # fmt: skip
 
 

@@ -13,12 +13,42 @@ Shared with Celery and Kombu:
                               set     that the queue exists; for good, as Kombu leaves it
     celery-task-meta-<id>     string  a result's meta; TTL; each SET is also a PUBLISH of this name
 
+And of a chord, by the id of its header's group; all with the TTL of `.s`:
+
+    celery-taskset-meta-<id>.s
+                              string  its size; while it is there, members are counted
+    celery-taskset-meta-<id>.t
+                              string  by how many members it has grown
+    celery-taskset-meta-<id>.j
+                              zset    the parts so far, by their place (list: a Celery worker with
+                                      `result_chord_ordered` off began it)
+    celery-taskset-meta-<id>.d
+                              set     what has been counted: <task id>:<place>, as Celery writes it,
+                                      and <place>:<key>: for ours
+    celery-taskset-meta-<id>  string  how a header of Celery's is nested, if it is; theirs
+    celery-taskset-meta-<id>.c
+                              string  who sends the body, then "done"; TTL
+
+Ours, of a queue; nothing but what only Umbel's workers can run:
+
+    umbel:own:<q>             list    as <q>, and so for the other steps; a step of these has 100
+                                      added to it wherever it stands beside a message
+
+Of a workflow; TTL, and gone with its end:
+
+    umbel:chord:<id>          string  the message of a chord's body, msgpack; until it is complete
+    umbel:parts:<id>          zset    what was `.j`, of a chord that is complete, for its body
+    umbel:kept:<id>           list    steps of a large workflow
+    umbel:sent:<token>        string  that a workflow was stored: for a lost answer; TTL 60 s
+
 Of the whole store; they hold a bounded number of fields:
 
     umbel:format              string  version of this data model
     umbel:counter             hash    last numbers given: message, worker, dead, revocation
     umbel:queues              zset    queue -> Unix time when one last said that it is in use;
                                       dropped a day later if it is empty
+    umbel:joined              hash    id of a complete chord -> its body's message, msgpack, for as
+                                      long as it takes to publish that; any worker does it
     umbel:promoter            string  an Umbel worker is there and makes ready what is due; TTL 30
     umbel:paused              set     queues nobody may claim from; until `resume`
     umbel:schedule            hash    name -> version NUL due NUL body of a periodic task
@@ -70,6 +100,8 @@ SEPARATOR: Final = "\x06\x16"
 """Kombu's `sep`: between queue and step, and between the parts of a binding."""
 NOTES_TTL: Final = 7 * 86400
 PROMOTER_TTL: Final = 30
+PRIVATE: Final = 100
+"""What is added to the step of a list that no Celery worker looks into."""
 HISTORY_ROWS: Final = 10_000
 
 
@@ -85,6 +117,8 @@ class Keys:
     ) -> None:
         self.prefix = prefix
         self.steps: Final = tuple(sorted(steps))
+        self.places: Final = (*self.steps, *(PRIVATE + step for step in self.steps))
+        """The steps of all lists of a queue: of those shared with Celery, then of our own."""
         self.separator = separator
         own = f"{prefix}umbel:"
         self.own: Final = own
@@ -106,30 +140,60 @@ class Keys:
         self.dead_message: Final = own + "dead:message"
         self.history: Final = own + "history"
         self.failed: Final = own + "failed"
+        self.joined: Final = own + "joined"
         if results and results[-1] not in ":_-.":  # as Celery does
             results += "_"
         self.meta: Final = f"{results}celery-task-meta-"
+        self._group: Final = f"{results}celery-taskset-meta-"
         self._lists: dict[str, tuple[str, ...]] = {}
 
     def lists(self, queue: str) -> tuple[str, ...]:
-        """The lists of a queue, in the order of `steps`."""
+        """The lists of a queue, in the order of `places`."""
         found = self._lists.get(queue)
         if found is None:
             if len(self._lists) > 10_000:  # queues named by the thousand
                 self._lists.clear()
             found = self._lists[queue] = tuple(
-                f"{self.prefix}{queue}{self.separator}{step}" if step else f"{self.prefix}{queue}"
+                f"{name}{self.separator}{step}" if step else name
+                for name in (f"{self.prefix}{queue}", f"{self.own}own:{queue}")
                 for step in self.steps
             )
         return found
 
-    def level(self, priority: int) -> int:
+    def level(self, priority: int, *, private: bool = False) -> int:
         """Which of a queue's lists a priority goes to: its step, rounded down."""
-        return max(0, bisect_right(self.steps, priority) - 1)
+        level = max(0, bisect_right(self.steps, priority) - 1)
+        return level + len(self.steps) if private else level
 
-    def list(self, queue: str, priority: int) -> str:
+    def list(self, queue: str, priority: int, *, private: bool = False) -> str:
         """The list that a message goes to."""
-        return self.lists(queue)[self.level(priority)]
+        return self.lists(queue)[self.level(priority, private=private)]
+
+    def list_at(self, queue: str, step: int) -> str:
+        """The list of one of `places`, as it stands beside a message; of the nearest there is."""
+        return self.list(queue, step % PRIVATE, private=step >= PRIVATE)
+
+    def chord(self, id: str) -> tuple[str, ...]:
+        """What is known of a chord: .s .j .t .d .c, the body, the parts, those complete."""
+        group = self._group + id
+        shared = tuple(f"{group}.{letter}" for letter in "sjtdc")
+        return (*shared, f"{self.own}chord:{id}", self.parts(id), self.joined)
+
+    def nesting(self, id: str) -> str:
+        """How a header of Celery's is nested."""
+        return self._group + id
+
+    def parts(self, id: str) -> str:
+        """The parts of a complete chord."""
+        return f"{self.own}parts:{id}"
+
+    def kept(self, id: str) -> str:
+        """Steps of a workflow."""
+        return f"{self.own}kept:{id}"
+
+    def sent(self, token: str) -> str:
+        """That a workflow was stored."""
+        return f"{self.own}sent:{token}"
 
     def delayed(self, queue: str) -> tuple[str, str, str]:
         """What holds a queue's delayed messages: due, tags, later."""

@@ -9,10 +9,10 @@ import msgspec
 
 from umbel import clock, states
 from umbel.engines.broker import StoredResult, Waker
-from umbel.engines.redis.broker import life
 from umbel.engines.redis.connection import Command, Server, script
 from umbel.engines.redis.keys import Keys
 from umbel.engines.redis.wake import ResultWaker
+from umbel.engines.redis.workflows import life, read_parts, read_progress
 from umbel.exceptions import DecodeError
 from umbel.message import format as meta_format
 
@@ -75,7 +75,7 @@ class RedisResults:
             arguments: list[Any] = []
             for result in results[start : start + BATCH]:
                 keys.append(self._keys.result(result.id))
-                arguments += (len(keys), life(result, now), result.meta)
+                arguments += (len(keys), life(result.expires, now), result.meta)
                 if result.meta[:1] == b"{":
                     arguments += (0, "")
                 else:
@@ -90,17 +90,18 @@ class RedisResults:
         for start in range(0, len(names), BATCH):
             self._server.call([("UNLINK", *names[start : start + BATCH])])
 
-    def parts(self, chord: str) -> list[bytes] | None:  # noqa: ARG002
-        """The parts of a chord; see the contract. There are none in this version."""
-        return None
+    def parts(self, chord: str) -> list[bytes] | None:
+        """The parts of a chord; see the contract."""
+        return read_parts(self._server, self._keys, chord)
 
-    def progress(self, chord: str) -> tuple[int, int] | None:  # noqa: ARG002
+    def progress(self, chord: str) -> tuple[int, int] | None:
         """How far a chord is; see the contract."""
-        return None
+        return read_progress(self._server, self._keys, chord)
 
-    def kept(self, id: str, start: int, stop: int) -> list[bytes]:  # noqa: ARG002
+    def kept(self, id: str, start: int, stop: int) -> list[bytes]:
         """Steps of a workflow; see the contract."""
-        return []
+        (found,) = self._server.call([("LRANGE", self._keys.kept(id), start, stop - 1)])
+        return list(found)
 
     def listen(self) -> ResultWaker:
         """A waker for results; see the contract."""

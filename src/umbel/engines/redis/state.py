@@ -141,7 +141,7 @@ class RedisState:
                 signal,
                 *(result.id for result in part),
             )
-            waiting += self._broker.revoke_waiting(part)
+            waiting += self._broker.revoke_waiting(part, workflows)
         late = [one for id in waiting if id in workflows for one in workflows[id].results]
         RedisResults(self._server, keys).put(late)
         ended = set(waiting)
@@ -296,7 +296,7 @@ class RedisState:
                     held, id = heads.read(data), _letter(number, letter).id
                     there.append(number)
                     names += (
-                        keys.list(held.queue, held.step), keys.result(id), keys.status(id)
+                        keys.list_at(held.queue, held.step), keys.result(id), keys.status(id)
                     )  # fmt: skip
             if there:
                 done += self._server.run("replay", names, *there)

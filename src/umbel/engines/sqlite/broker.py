@@ -14,6 +14,7 @@ from umbel.engines.broker import (
     Claim,
     Delivery,
     HistoryEntry,
+    Joiner,
     LeaseLost,
     Message,
     PutBack,
@@ -94,7 +95,7 @@ class SqliteBroker:
     unique_tags = True
     levels: Sequence[int] = range(MAX_PRIORITY + 1)
     shared = False
-    joins = True
+    joiner: Joiner | None = None
 
     def __init__(
         self, database: Database, checkpointer: Checkpointer, work: Bell, results: Bell

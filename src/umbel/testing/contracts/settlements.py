@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from umbel.engines.broker import Acknowledge, Broker, Bury, Delivery, PutBack
+from umbel.engines.broker import Acknowledge, Broker, Bury, Delivery, PutBack, Workflow
 from umbel.engines.results import ResultStore
 from umbel.engines.state import Engine, StateStore
 from umbel.testing.contracts.values import (
@@ -226,13 +226,18 @@ class SettlementContract(EngineContract):
         refused = broker.settle(
             [
                 settlement(
-                    stale, end, result=result("a"), follow_ups=(message("b"),), history=entry("a")
+                    stale,
+                    end,
+                    result=result("a"),
+                    follow_ups=(message("b"),),
+                    history=entry("a"),
+                    workflow=Workflow(results=(result("later", "FAILURE"),)),
                 )
             ]
         )
         assert refused == [stale.number]
         assert (broker.browse(), engine.state.workers()) == before
-        assert engine.results.get(["a"]) == {}
+        assert engine.results.get(["a", "later"]) == {}
         assert engine.state.history() == []
         assert engine.state.dead_letters() == []
 

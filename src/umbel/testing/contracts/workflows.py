@@ -103,7 +103,8 @@ class WorkflowContract(EngineContract):
         claim = broker.claim(worker, ["q", "other"], 5)
         (body,) = claim.deliveries
         sent = message("one-body", queue="other", priority=7)
-        assert (body.queue, body.priority, body.payload) == ("other", 7, sent.payload)
+        level = max(level for level in broker.levels if level <= 7)
+        assert (body.queue, body.priority, body.payload) == ("other", level, sent.payload)
         assert claim.next_due is not None
         assert abs(claim.next_due - due) < 0.01
 
@@ -201,7 +202,7 @@ class WorkflowContract(EngineContract):
     def test_the_body_wakes_a_waiting_worker(self, broker: Broker, worker: int) -> None:
         broker.publish(messages("a"), opened(chord(1)))
         held = claim_one(broker, worker)
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             waker.drain()
             broker.settle([settlement(held, workflow=joined(part(0)))])
@@ -293,7 +294,7 @@ class WorkflowContract(EngineContract):
         self, broker: Broker, state: StateStore, worker: int
     ) -> None:
         broker.publish(messages("a"), opened(chord(1)))
-        waker = broker.listen()
+        waker = broker.listen(["q"])
         try:
             waker.drain()
             state.revoke(
@@ -314,10 +315,7 @@ class WorkflowContract(EngineContract):
         broker.settle([settlement(held, PutBack())])
         other = state.register(record("celery@other"))
         claim_one(broker, other)
-        late = Workflow(
-            results=(result("later", "FAILURE"),), opened=(chord(1),), kept=(Kept("rest", (b"s",)),)
-        )
+        late = Workflow(opened=(chord(1),), kept=(Kept("rest", (b"s",)),))
         broker.settle([settlement(held, workflow=late)])
         assert results.progress("chord") is None
         assert results.kept("rest", 0, 1) == []
-        assert results.get(["later"]) == {}

@@ -1,6 +1,7 @@
 -- End claims of one worker incarnation, each with all that follows from it or not at all.
 --
 -- KEYS[1] umbel:claims:<w>    hash    number -> head + envelope; HDEL of it is the fence
+--         or umbel:joined     hash    id -> body of a complete chord, so too
 -- KEYS[2] umbel:early:<w>     set     numbers
 -- KEYS[3] umbel:settled:<w>   string  token of the last call, and what it refused
 -- KEYS[4] umbel:history       list    ended attempts
@@ -10,7 +11,8 @@
 -- KEYS[8] umbel:dead:message  hash    number -> head + envelope
 -- KEYS[9] umbel:notes         hash    SHA-1 of an envelope -> what is known of it
 -- KEYS[10...]                 as the steps name them by index: lists, results (string), status
---                             (string), umbel:due, umbel:tags, umbel:later
+--                             (string), umbel:due, umbel:tags, umbel:later,
+--                             and those of flow.lua
 -- ARGV    token, rows of history, seconds that notes live, then for each settlement its number, how
 --         many steps follow, and these:
 --         'r' result, ttl in ms or '', meta, 0 or the index of its status, status
@@ -20,8 +22,10 @@
 --         'n' SHA-1, notes
 --         'x' dead letter, head + envelope
 --         'h' entry / 'f' entry                 history; of a failure
+--         and those of flow.lua
 --
--- Returns the numbers of the settlements that were refused.
+-- Returns the numbers of the settlements that were refused, and id and body of the chords that have
+-- become complete.
 local token = ARGV[1]
 local before = redis.call('GET', KEYS[3])
 if before and string.sub(before, 1, #token + 1) == token .. ' ' then
@@ -29,7 +33,7 @@ if before and string.sub(before, 1, #token + 1) == token .. ' ' then
   for number in string.gmatch(string.sub(before, #token + 2), '%S+') do
     refused[#refused + 1] = number
   end
-  return refused
+  return {refused, {}}
 end
 
 local refused, history, failed, ended, backs = {}, {}, {}, {}, {}
@@ -87,7 +91,8 @@ while at < last do
       end
       at = at + 3
     else
-      return redis.error_reply('ERR settle: unknown step ' .. tostring(what))
+      at = change(at, held)
+      if not at then return redis.error_reply('ERR settle: unknown step ' .. tostring(what)) end
     end
   end
 end
@@ -107,4 +112,4 @@ if #failed > 0 then
   redis.call('LTRIM', KEYS[5], 0, rows)
 end
 redis.call('SET', KEYS[3], token .. ' ' .. table.concat(refused, ' '), 'EX', 60)
-return refused
+return {refused, joined}
