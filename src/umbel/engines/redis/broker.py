@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -30,7 +31,9 @@ from umbel.engines.redis.connection import Command, Server, script
 from umbel.engines.redis.heads import Held
 from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PROMOTER_TTL, Keys
 from umbel.engines.redis.wake import WorkWaker
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import ImproperlyConfigured, UnconfirmedError
+
+logger: Final = logging.getLogger("umbel.engines.redis")
 
 LEAST_URGENT_EVERY: Final = 16
 """One claim in so many serves the least urgent level first, so that none starves."""
@@ -47,6 +50,8 @@ SAID_EVERY: Final = 60.0
 replaced by an empty one."""
 PROMOTER_KNOWN: Final = 30.0
 """Seconds for which a process believes that a worker makes ready what is due; 5 that none does."""
+ENDED: Final = 20_000
+"""So many ends a process remembers, for a replica that takes the server's place and lacks them."""
 RESENT: Final = 10_000
 """How far back in a list a resend looks for itself."""
 
@@ -64,9 +69,18 @@ class RedisBroker:
     shared = True
     joins = False
 
-    def __init__(self, server: Server, keys: Keys, *, urgent_first: bool = True) -> None:
+    def __init__(
+        self,
+        server: Server,
+        keys: Keys,
+        *,
+        urgent_first: bool = True,
+        celerys_eta: bool = False,
+    ) -> None:
         self._server = server
         self._keys = keys
+        self.celerys_eta = celerys_eta
+        """What has an ETA goes into the list: any worker that takes it waits for the time."""
         self._levels = list(range(len(keys.steps)))
         if urgent_first:
             self._levels.reverse()
@@ -78,6 +92,10 @@ class RedisBroker:
         self._tokens = 0
         self._unanswered: dict[int, str] = {}
         """By worker: the token of a claim of which nobody knows whether it was made."""
+        self._ended: deque[int] = deque(maxlen=ENDED)
+        """The numbers of the last claims that were ended here."""
+        self._looked: dict[int, int] = {}
+        """By worker: after how many connections it was looked for ends that the server lacks."""
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -108,9 +126,16 @@ class RedisBroker:
         def again(deadline: float) -> Sequence[Command]:
             rest = [m for m in messages if not self._arrived(m, deadline)]
             made = self._publishing(rest)
+            if not made and self._server.replicas:
+                # It is there, and this connection has written nothing that could be confirmed.
+                return [("HINCRBY", self._keys.counter, "resent", 1)]
             return [("MULTI",), *made, ("EXEC",)] if made else []
 
-        self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
+        try:
+            self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
+        except UnconfirmedError:
+            self.say_used(messages)  # it is there
+            raise
         self.say_used(messages)
 
     def undelayed(self, messages: Sequence[Message], timeout: float) -> Sequence[Message]:
@@ -120,11 +145,11 @@ class RedisBroker:
         waits for it. An Umbel worker that comes delays them then.
         """
         there, believed = self._promoter
-        if believed < (now := time.monotonic()):
+        if not self.celerys_eta and believed < (now := time.monotonic()):
             command = ("EXISTS", self._keys.promoter)
             there = bool(self._server.call([command], timeout, patient=True)[0])
             self._promoter = there, now + (PROMOTER_KNOWN if there else PROMOTER_KNOWN / 6)
-        if there:
+        if there and not self.celerys_eta:
             return messages
         return [msgspec.structs.replace(message, due=None) for message in messages]
 
@@ -191,6 +216,8 @@ class RedisBroker:
 
     def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
         """Claim ready messages; see the contract."""
+        if self._server.made != self._looked.get(worker):
+            self._end_again(worker)
         names = list(dict.fromkeys(queues))
         self._claims += 1
         if len(names) > 1:  # each queue is the first in its turn
@@ -234,6 +261,31 @@ class RedisBroker:
             found.append(heads.delivery(int(number), worker, data))
         return Claim(found, version, None if next_due is None else float(next_due))
 
+    def _end_again(self, worker: int) -> None:
+        """Put back what was ended and is claimed all the same.
+
+        A replica has taken the server's place, and it had not heard of these ends.
+        """
+        made = self._server.made
+        names = self._keys.claims(worker), self._keys.early(worker)
+        numbers, early = self._server.call([("HKEYS", names[0]), ("SMEMBERS", names[1])])
+        undone = {int(number) for number in numbers}.intersection(self._ended)
+        if undone:
+            logger.warning(
+                "%d tasks had ended of which %s does not know, as it has taken another server's "
+                "place: they run again, but for those that were acknowledged early.",
+                len(undone),
+                self._server.name,
+            )
+            done = {int(number) for number in early}
+            self.settle(
+                [
+                    Settlement(n, worker, 1, Acknowledge() if n in done else PutBack())
+                    for n in sorted(undone)
+                ]
+            )
+        self._looked[worker] = made
+
     def _next_token(self) -> str:
         self._tokens += 1
         return f"{self._token}.{self._tokens}"
@@ -265,6 +317,7 @@ class RedisBroker:
             commands = [self._settling(w, ends, held) for w, ends in by_worker.items()]
             for reply in self._server.call(commands):
                 refused += [abs(int(number)) for number in reply]
+            self._ended.extend([settlement.number for settlement in part])
         queues = [m for s in settlements for m in s.follow_ups]
         if queues:
             self.say_used(queues)
@@ -357,7 +410,7 @@ class RedisBroker:
 
     def following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
         """The step that publishes a message within a script; how many they are."""
-        if message.due is None or message.due <= now:
+        if message.due is None or message.due <= now or self.celerys_eta:
             keys.append(self._keys.list(message.queue, message.priority))
             steps += ("l", len(keys), message.payload)
         else:
@@ -393,6 +446,18 @@ class RedisBroker:
             if first and float(first[1]) <= now:
                 keys = [*self._keys.delayed(queue), *self._keys.lists(queue)]
                 while self._server.run("promote", keys, now, PROMOTE, *self._keys.steps) == PROMOTE:
+                    pass
+
+    def release(self) -> None:
+        """Put all that is delayed into its lists, for Celery workers to wait for its time.
+
+        They cannot see where it lies; a worker that is started with `compat` and is the last that
+        ends does this.
+        """
+        if not self._server.call([("HLEN", self._keys.lease)])[0]:
+            for queue in self.queues():
+                keys = [*self._keys.delayed(queue), *self._keys.lists(queue)]
+                while self._server.run("promote", keys, "+inf", PROMOTE, *self._keys.steps):
                     pass
 
     # ------------------------------------------------------------------ look
