@@ -131,3 +131,22 @@ def test_an_end_that_the_next_primary_does_not_know_is_made_good(
         second.number, *(one.number for one in again)
     ]  # fmt: skip
     assert engine.broker.settle([settlement(one, result=result("a")) for one in again]) == []
+
+
+def test_the_next_primary_gives_no_number_again(fleet: Fleet, opener: Opener) -> None:
+    """It has not heard of the last claims, and a number is what tells one claim from another."""
+    (replica,) = fleet.replicas
+    engine = opener(f"{fleet.primary.url};{replica.url}")
+    worker = engine.state.register(record())
+    engine.broker.publish([message("a"), message("b")])
+    with admin(replica.port) as client:
+        wait_for("they are there", lambda: client.llen(engine._keys.lists("q")[0]) == 2)
+        client.replicaof("NO", "ONE")
+    before = engine.broker.claim(worker, ["q"], 2).deliveries
+    fleet.primary.kill()
+    after = engine.broker.claim(worker, ["q"], 2).deliveries
+    assert [one.payload for one in after] == [one.payload for one in before]
+    assert not {one.number for one in after} & {one.number for one in before}
+    late = [settlement(one) for one in before]
+    assert engine.broker.settle(late) == [one.number for one in before]
+    assert engine.broker.settle([settlement(one) for one in after]) == []

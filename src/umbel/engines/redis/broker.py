@@ -94,6 +94,8 @@ class RedisBroker:
         """By worker: the token of a claim of which nobody knows whether it was made."""
         self._ended: deque[int] = deque(maxlen=ENDED)
         """The numbers of the last claims that were ended here."""
+        self._highest: dict[int, int] = {}
+        """By worker: the last number that it was given."""
         self._looked: dict[int, int] = {}
         """By worker: after how many connections it was looked for ends that the server lacks."""
 
@@ -237,7 +239,7 @@ class RedisBroker:
         upside_down = int(self._claims % LEAST_URGENT_EVERY == 0)
         command = script("claim")(
             named, worker, token, limit, clock.time(), upside_down, PROMOTE, len(levels), *steps,
-            *names,
+            *names, self._highest.get(worker, 0),
         )  # fmt: skip
         (reply,) = self._server.call([command])
         del self._unanswered[worker]
@@ -257,8 +259,10 @@ class RedisBroker:
                         delivery.unknown_since,
                     ) = heads.read_notes(note)
                 found.append(delivery)
+            self._highest[worker] = first + len(payloads) - 1
         for number, data in zip(again[::2], again[1::2], strict=True):
             found.append(heads.delivery(int(number), worker, data))
+            self._highest[worker] = max(int(number), self._highest.get(worker, 0))
         return Claim(found, version, None if next_due is None else float(next_due))
 
     def _end_again(self, worker: int) -> None:

@@ -122,9 +122,9 @@ class CarefulServer(Server):
         wait = ("WAIT", self.replicas, max(1, round(patience * 1000)))
         (found,) = super()._exchange(connection, [wait], deadline)
         if isinstance(found, ResponseError):
-            if "UNBLOCKED" in str(found):  # it was made a replica meanwhile
-                raise LostError(str(found))
-            raise found
+            if "NOPERM" in str(found):
+                raise found
+            raise LostError(str(found))  # it was made a replica meanwhile
         return int(found)
 
 
