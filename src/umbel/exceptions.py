@@ -40,6 +40,13 @@ class OperationalError(UmbelError):
     """
 
 
+class UnconfirmedError(OperationalError):
+    """The store has queued it, but too few of its replicas have confirmed it in time.
+
+    It is not tried again: that would queue it twice. See `redis_min_replicas_ack`.
+    """
+
+
 class PartlySentError(OperationalError):
     """`apply_many` could not store all its messages: those of `results` are queued."""
 

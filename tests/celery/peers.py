@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -65,7 +66,36 @@ def make_app(which: str, url: str) -> Any:
             client.rpush("notes", number)
         return len(values)
 
+    add_slow_tasks(app, which)
     return app
+
+
+def add_slow_tasks(app: Any, which: str) -> None:
+    """Tasks that wait for something, and note that they ran."""
+
+    @app.task(shared=False, name="interop.wait", acks_late=True)
+    def wait(until: str, ran: str) -> str:
+        Path(ran).touch()
+        for _ in range(6000):
+            if Path(until).exists():
+                break
+            time.sleep(0.01)
+        return which
+
+    def note(log: str, id: str) -> str:
+        with Path(log).open("a") as file:
+            file.write(f"{id}\n")
+        return "done"
+
+    @app.task(shared=False, name="interop.noted", bind=True)
+    def noted(self: Any, log: str) -> str:
+        return note(log, self.request.id)
+
+    @app.task(shared=False, name="interop.noted_again", bind=True, max_retries=5)
+    def noted_again(self: Any, log: str) -> str:
+        if self.request.retries < 2:
+            raise self.retry(countdown=1)
+        return note(log, self.request.id)
 
 
 app = make_app(WHICH, URL) if "INTEROP_PEER" in os.environ else None

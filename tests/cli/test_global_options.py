@@ -127,7 +127,7 @@ def test_misspelt_commands_and_options(project: Project) -> None:
         (["-x", "worker"], "No such option"),
         (["help"], "It is an option: umbel --help."),
         (["dead", "lst"], "There is no command dead lst. Did you mean list?"),
-        (["dead", "xyz"], "There are: list, show, replay, drop."),
+        (["dead", "xyz"], "There are: list, show, replay, drop, recover."),
     ],
 )
 def test_words_in_the_wrong_place(project: Project, line: list[str], words: str) -> None:

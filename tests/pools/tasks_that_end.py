@@ -65,9 +65,10 @@ def hear(name: str) -> None:
     getattr(signals, name).connect(receive, weak=False)
 
 
-for name in signals.__all__:
-    if name.startswith("task_") and name != "task_sent":
-        hear(name)
+if "TOLD" in os.environ:  # else the tests themselves have imported it
+    for name in signals.__all__:
+        if name.startswith("task_") and name != "task_sent":
+            hear(name)
 
 
 def return_value(_: Any) -> str:

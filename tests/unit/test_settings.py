@@ -485,8 +485,8 @@ def test_a_result_that_nobody_keeps_says_what_to_add() -> None:
 @pytest.mark.parametrize(
     ("backend", "why"),
     [
-        ("sentinel://:hunter2@h/0", "needs an engine"),
-        ("sentinel:me:hunter2@h/0", "needs an engine"),
+        ("dynamodb://:hunter2@h/0", "needs an engine"),
+        ("db:me:hunter2@h/0", "needs an engine"),
         ("me:hunter2@h/0", "a class of your own"),
         ("rpc://", "RabbitMQ"),
         ("django-db", "django-celery-results"),

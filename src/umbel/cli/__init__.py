@@ -27,7 +27,7 @@ COMMANDS = {
     "result": "Show what became of a task, or where it is.",
     "status": "Show the workers, where the store is, and what waits in it.",
     "queues": "Show the queues, and who serves them; pause and resume them.",
-    "dead": "List, show, replay and drop dead letters.",
+    "dead": "List, show, replay and drop dead letters; recover what dead Celery workers held.",
     "purge": "Drop the messages that wait in queues.",
     "report": "Show versions, the store, and where each setting comes from; check them.",
     "shell": "Start Python with the app, and its tasks by their names.",

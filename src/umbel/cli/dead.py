@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from umbel.cli.errors import FAILURE, Refusal
+from umbel.cli.errors import FAILURE, USAGE, Refusal
 from umbel.cli.invocation import Invocation, Target, announce
 from umbel.cli.options import common_options, confirm, force_option, task_option
 from umbel.cli.output import count, describe_moment, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from umbel.app import App
+    from umbel.engines.redis.unacked import Unacked
     from umbel.engines.state import DeadLetter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +41,7 @@ class Letters(click.Group):
 @common_options
 @click.pass_context
 def dead(ctx: click.Context) -> None:
-    """List, show, replay and drop dead letters.
+    """List, show, replay and drop dead letters; recover what dead Celery workers held.
 
     A letter goes by its number or by its task's id. Without a command: list.
     """
@@ -163,6 +164,78 @@ def drop_command(
         confirm(question, force=force, as_json=asked.as_json)
     done = target.store.state.drop(numbers) if numbers else 0
     _report(asked, target, "dropped", done)
+
+
+@dead.command("recover")
+@click.option("--dry-run", is_flag=True, help="Only list what lies there.")
+@click.option("--wait", type=click.FloatRange(0.1), default=5.0, show_default=True,
+              metavar="SECONDS", help="How long living Celery workers may take.")  # fmt: skip
+@force_option
+@common_options
+@click.pass_context
+def recover_command(ctx: click.Context, dry_run: bool, wait: float, force: bool) -> None:
+    """Put back what dead Celery workers left unacknowledged on Redis.
+
+    All living Celery workers are asked what they hold, and that is left alone. If one of them does
+    not answer, nothing is done.
+    """
+    asked = ctx.ensure_object(Invocation)
+    target = asked.load_store()
+    unacked = _unacked_of(target)
+    from umbel.engines.redis.unacked import Unanswered
+
+    try:
+        found = unacked.look(wait)
+    except Unanswered as error:
+        raise Refusal(
+            f"{error.living - error.answered} of {count(error.living, 'living Celery worker')} did "
+            f"not answer within {wait:g} s, so nobody knows what is theirs. Nothing was changed. "
+            "Try --wait with more seconds, or stop these workers first.",
+            FAILURE,
+        ) from None
+    left = [one for one in found if not one.held and one.queue]
+    recovered = 0
+    if left and not dry_run:
+        question = f"Put {count(len(left), 'message')} of {target.store.name} back?"
+        confirm(question, force=force, as_json=asked.as_json)
+        recovered = unacked.recover(left)
+    if asked.as_json:
+        rows = [
+            {"tag": one.tag, "id": one.id, "task": one.task, "queue": one.queue or None,
+             "received": one.received, "held": one.held}
+            for one in found
+        ]  # fmt: skip
+        print_json({"store": target.store.name, "unacked": rows, "recovered": recovered})
+    elif announce(target):
+        if found and (dry_run or len(left) < len(found)):
+            print_table(
+                ("ID", "TASK", "QUEUE", "RECEIVED", "HELD BY"),
+                [
+                    (
+                        one.id, one.task, one.queue or "(unknown)",
+                        describe_moment(one.received) if one.received else "",
+                        "a living worker" if one.held else "nobody",
+                    )
+                    for one in found
+                ],
+            )  # fmt: skip
+        click.echo(f"{count(len(left) if dry_run else recovered, 'message')} "
+                   f"{'would be ' if dry_run else ''}put back")  # fmt: skip
+
+
+def _unacked_of(target: Target) -> Unacked:
+    """What Celery workers share; `Refusal` if this store is none of theirs."""
+    from umbel.engines.urls import REDIS
+
+    if target.app.broker_url.partition(":")[0] in REDIS:
+        from umbel.engines.apart import ApartEngine
+        from umbel.engines.redis import RedisEngine
+
+        store = target.store
+        engine = store.messages if isinstance(store, ApartEngine) else store
+        if isinstance(engine, RedisEngine):
+            return engine.unacked
+    raise Refusal(f"{target.store.name} is no Redis, so no Celery worker left anything.", USAGE)
 
 
 def _report(asked: Invocation, target: Target, verb: str, done: int) -> None:

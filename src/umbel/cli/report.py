@@ -54,10 +54,10 @@ def describe_results(app: App) -> str:
     """Where results are kept."""
     if not app.keeps_results:
         return "not kept"
-    from umbel.app.backends import is_apart
+    from umbel.app.backends import complete_backend, is_apart
     from umbel.engines.urls import mask
 
-    backend = app.conf.result_backend
+    backend = complete_backend(app.conf.result_backend, app.conf)
     apart = is_apart(backend, app.broker_url)
     return mask(str(backend)) if apart else "with the messages"
 

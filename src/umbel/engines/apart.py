@@ -42,6 +42,11 @@ class ApartEngine:
         return self._messages.name
 
     @property
+    def messages(self) -> Engine:
+        """The store that holds the messages."""
+        return self._messages
+
+    @property
     def run_dir(self) -> Path:
         """That store's."""
         return self._messages.run_dir

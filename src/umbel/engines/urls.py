@@ -14,7 +14,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from umbel.engines.state import Engine
 from umbel.exceptions import ImproperlyConfigured
 
-SCHEMES = ("sqlite", "memory", "redis", "rediss", "redis+socket")
+REDIS: Final = (
+    "redis", "rediss", "redis+socket", "sentinel", "redis+cluster", "rediss+cluster"
+)  # fmt: skip
+SCHEMES: Final = ("sqlite", "memory", *REDIS)
 
 SEVERAL: Final = r";(?=[a-z+]+://)"
 """What separates the URLs of a list; a password may hold a ; of its own."""
@@ -30,7 +33,8 @@ def open_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
 
     `sqlite` takes `?durability=power` (sync at each commit). Or `redis://user:password@host/0`,
     `rediss://` (TLS), `redis+socket:///path?virtual_host=0`; of several, separated by `;`, the
-    first that answers serves. `options` are those of `broker_transport_options`.
+    first that answers serves. Or sentinels, `sentinel://host:26379/0`, or nodes of a cluster,
+    `redis+cluster://host:6379`. `options` are those of `broker_transport_options`.
     `ImproperlyConfigured` for anything else, with the URL masked.
     """
     key = f"{url} {sorted(options.items())}" if options else url
@@ -76,7 +80,7 @@ def connect_engine(url: str, options: Options = NO_OPTIONS) -> Engine:
         return MemoryEngine(parts.netloc)
     if parts.scheme == "sqlite":
         return _open_sqlite(url)
-    if parts.scheme in {"redis", "rediss", "redis+socket"}:
+    if parts.scheme in REDIS:
         from umbel.engines.redis import RedisEngine
 
         return RedisEngine(url, mask(url), options)

@@ -12,7 +12,7 @@ from umbel.app.sending.checks import NOTHING_SENT
 from umbel.app.sending.parcel import Parcel, all_of, announce, options_of, retry_policy
 from umbel.app.sending.publish import build_message
 from umbel.app.sending.routing import route
-from umbel.exceptions import OperationalError, PartlySentError
+from umbel.exceptions import OperationalError, PartlySentError, UnconfirmedError
 from umbel.result import AsyncResult
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def publish_whole(
     while True:
         try:
             return app.engine.broker.publish(messages, workflow, timeout=timeout)
+        except UnconfirmedError:
+            raise
         except _errors_of(app.conf, options) as error:
             pause = next(tries, None)
             if pause is None:
@@ -143,7 +145,7 @@ def _tell_of_rest(
     messages: Sequence[Message], sent: list[AsyncResult[Any]], error: Exception
 ) -> None:
     """Raise what says how many are queued, if any are."""
-    if not sent:
+    if not sent or isinstance(error, UnconfirmedError):  # that batch is queued, too
         return
     done = len(sent)
     raise PartlySentError(
@@ -161,6 +163,8 @@ async def _publish_batch(app: App, messages: Sequence[Message], options: Mapping
     while True:
         try:
             return await app.sender.publish(messages, timeout)
+        except UnconfirmedError:
+            raise
         except _errors_of(app.conf, options) as error:
             if tries is None:
                 tries = _pauses(app.conf, options, end)
@@ -186,6 +190,8 @@ def try_again(
     The bytes are the same, so a message that had arrived after all is there once.
     """
     for pause in _pauses(app.conf, options, end):
+        if isinstance(error, UnconfirmedError):
+            break
         _tell(messages, pause, error)
         time.sleep(pause)
         try:

@@ -20,9 +20,23 @@ class AppSettings(TypedDict, total=False):
     compat: str | None
     broker_url: str | None
     result_backend: str | None
+    broker_use_ssl: bool | Mapping[str, Any] | None
     broker_transport_options: Mapping[str, Any]
     result_backend_transport_options: Mapping[str, Any]
     redis_priority_order: str
+    redis_min_replicas_ack: int
+    redis_backend_use_ssl: bool | Mapping[str, Any] | None
+    redis_host: str | None
+    redis_port: int | None
+    redis_db: int | None
+    redis_username: str | None
+    redis_password: str | None
+    redis_socket_timeout: float | timedelta | None
+    redis_socket_connect_timeout: float | timedelta | None
+    redis_max_connections: int | None
+    redis_backend_health_check_interval: float | timedelta | None
+    redis_backend_credential_provider: object
+    redis_client_name: str | None
     timezone: str | tzinfo | None
     enable_utc: bool
     imports: Collection[str]
@@ -144,7 +158,6 @@ class AppSettings(TypedDict, total=False):
     broker_pool_acquire_timeout: Any
     broker_login_method: Any
     broker_native_delayed_delivery_queue_type: Any
-    broker_use_ssl: Any
     result_cache_max: Any
     result_exchange: Any
     result_exchange_type: Any
@@ -181,20 +194,8 @@ class AppSettings(TypedDict, total=False):
     database_table_schemas: Any
     database_table_names: Any
     database_create_tables_at_setup: Any
-    redis_backend_use_ssl: Any
-    redis_db: Any
-    redis_host: Any
-    redis_max_connections: Any
-    redis_username: Any
-    redis_password: Any
-    redis_port: Any
-    redis_socket_timeout: Any
-    redis_socket_connect_timeout: Any
     redis_retry_on_timeout: Any
     redis_socket_keepalive: Any
-    redis_backend_health_check_interval: Any
-    redis_backend_credential_provider: Any
-    redis_client_name: Any
     s3_access_key_id: Any
     s3_secret_access_key: Any
     s3_bucket: Any
@@ -269,7 +270,6 @@ class IdleSettings:
     broker_pool_acquire_timeout: Any
     broker_login_method: Any
     broker_native_delayed_delivery_queue_type: Any
-    broker_use_ssl: Any
     result_cache_max: Any
     result_exchange: Any
     result_exchange_type: Any
@@ -306,20 +306,8 @@ class IdleSettings:
     database_table_schemas: Any
     database_table_names: Any
     database_create_tables_at_setup: Any
-    redis_backend_use_ssl: Any
-    redis_db: Any
-    redis_host: Any
-    redis_max_connections: Any
-    redis_username: Any
-    redis_password: Any
-    redis_port: Any
-    redis_socket_timeout: Any
-    redis_socket_connect_timeout: Any
     redis_retry_on_timeout: Any
     redis_socket_keepalive: Any
-    redis_backend_health_check_interval: Any
-    redis_backend_credential_provider: Any
-    redis_client_name: Any
     s3_access_key_id: Any
     s3_secret_access_key: Any
     s3_bucket: Any

@@ -35,7 +35,6 @@ _ONE_STORE = (
     "the embedded store is a file: there is no connection to keep, so nothing to retry or time; "
     "task_publish_timeout is the one deadline of a publish"
 )
-_DRIVER = "the URL says it: rediss:// for TLS, with redis-py's options (?ssl_cert_reqs=none)"
 _CLASS = "no part of the worker is replaced by a class that a setting names"
 _EVENTS = "comes with events: nothing sends or receives any in this version"
 _REMOTE = "comes with remote control: nothing is broadcast in this version"
@@ -43,7 +42,6 @@ _DAEMON = "the command's own option sets it (umbel worker --help), or the servic
 _PRIVILEGES = "set it in the service manager (User=, Group=, UMask= in systemd)"
 _RESULTS = "results are kept in the broker's own store: leave it out, or result_backend = 'broker'"
 _OBJECTS = "comes with result stores of their own; until then " + _RESULTS
-_REDIS = "not read in this version: say it in the URL, redis://user:password@host:port/0"
 _AMQP = "comes with the RabbitMQ engine: the embedded store has only queues"
 _DATABASE = "comes with SQL result stores; until then " + _RESULTS
 
@@ -197,7 +195,6 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             broker_login_method=None,
             broker_native_delayed_delivery_queue_type="quorum",
         ),
-        **_rows("no effect", _DRIVER, broker_use_ssl=False),
         # ---------------------------------------------------------------------------- result_
         **_rows(
             "no effect",
@@ -285,22 +282,15 @@ KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
             database_create_tables_at_setup=True,
         ),
         **_rows(
-            "later",
-            _REDIS,
-            redis_backend_use_ssl=None,
-            redis_db=None,
-            redis_host=None,
-            redis_max_connections=None,
-            redis_username=None,
-            redis_password=None,
-            redis_port=None,
-            redis_socket_timeout=120.0,
-            redis_socket_connect_timeout=None,
+            "no effect",
+            "a publish is tried again until task_publish_timeout anyway, and a worker asks again "
+            "by itself",
             redis_retry_on_timeout=False,
+        ),
+        **_rows(
+            "no effect",
+            "keep-alive is always on for connections to Redis",
             redis_socket_keepalive=False,
-            redis_backend_health_check_interval=None,
-            redis_backend_credential_provider=None,
-            redis_client_name=None,
         ),
         **_rows(
             "refused",

@@ -53,6 +53,8 @@ _MORE: Final = {
 """Names that Celery 3 itself had replaced."""
 _OWN: Final = ("CELERY", "BROKER_", "beat_", "broker_", "result_", "task_", "worker_")
 """How a name begins that is meant for us: in a module, an unknown one is a mistake."""
+_OTHERS: Final = ("REDIS_",)
+"""How names begin that look like ours, and that many a module has for something else."""
 ADD_ONS: Final = {
     "CELERY_EMAIL_": "django-celery-email",
     "CELERY_ONCE": "celery-once",
@@ -113,6 +115,8 @@ def nearest(name: str, fields: Collection[str], cutoff: float = 0.6) -> str:
 
 def seems_ours(name: str, fields: Collection[str]) -> bool:
     """Whether an unknown name was meant to be one of ours: by how it begins, or a near miss."""
+    if name.startswith(_OTHERS):
+        return False
     return name.startswith(_OWN) or bool(nearest(name, fields, cutoff=0.9))
 
 

@@ -34,22 +34,68 @@ class Settings(Configuration, IdleSettings):
 
     broker_url: str | None = None
     """The URL of the store that messages lie in: `sqlite:///path/to/file.db`,
-    `redis://user:password@host:6379/0`, or `memory://` for one process. None: the embedded store,
+    `redis://user:password@host:6379/0`, `sentinel://host:26379/0`, `redis+cluster://host:6379`, or
+    `memory://` for one process. Of several Redis servers, separated by `;`, the first that answers
+    serves; several sentinels, or nodes of a cluster, are asked in turn. None: the embedded store,
     `.umbel/queue.db` in the project's root, or `queue.db` in the folder `UMBEL_HOME`."""
     result_backend: str | None = None
     """Where results are kept. "broker": where the messages are; "disabled": nowhere. None: where
     the messages are, unless the code sets `broker_url`; then nowhere, as in Celery. Or the URL of
-    another Redis, `redis://…`."""
+    another Redis, `redis://…`, `sentinel://…` or `redis+cluster://…`."""
+    broker_use_ssl: bool | Mapping[str, Any] | None = False
+    """TLS for connections to the broker. On Redis: True, or a dict of `ssl_ca_certs`,
+    `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname` and what else redis-py's
+    `SSLConnection` takes. The same as `rediss://` with these after a `?`."""
     broker_transport_options: Mapping[str, Any] = MappingProxyType({})
     """On Redis: `global_keyprefix`, before all keys; `priority_steps` and `sep`, as all peers have
-    them; `allow_eviction`, to start on a server that may delete queued tasks when its memory is
-    full. The rest has no effect: a claim lasts as long as its worker lives, so there is no
-    visibility timeout."""
+    them; `socket_timeout`, `socket_connect_timeout`, `socket_keepalive_options`,
+    `max_connections`, `health_check_interval`, `client_name` and `credential_provider`, as the
+    settings `redis_…` of these names; for `sentinel://`, `master_name`, and perhaps
+    `sentinel_kwargs` and `min_other_sentinels`; `allow_eviction`, to start on a server that may
+    delete queued tasks when its memory is full. A worker logs which of the rest have no effect,
+    and why: `visibility_timeout` has none, as a claim lasts as long as its worker lives."""
     result_backend_transport_options: Mapping[str, Any] = MappingProxyType({})
-    """On Redis: `global_keyprefix`, before the keys of results, as Celery has it."""
+    """On Redis: `global_keyprefix`, before the keys of results, as Celery has it; where results
+    lie in a Redis of their own, what `broker_transport_options` says of connections."""
+
+    # ------------------------------------------------------------ Redis
+
     redis_priority_order: str = "umbel"
     """Which of a queue's messages a worker takes first on Redis: "umbel" those of priority 9,
     "celery" those of 0, as Celery's workers do."""
+    redis_min_replicas_ack: int = 0
+    """How many replicas must confirm (WAIT) what is published before `delay` returns; if too few
+    do, it raises `OperationalError` at its deadline, though the message may be stored. The ends of
+    tasks wait for a second, and a worker goes on with a warning."""
+    redis_backend_use_ssl: bool | Mapping[str, Any] | None = None
+    """As `broker_use_ssl`, for the Redis that keeps the results. This setting and the following
+    ones are of the connections to that; where messages lie there too, what
+    `broker_transport_options` and `broker_use_ssl` say comes first."""
+    redis_host: str | None = None
+    """Where `result_backend` is just "redis" or "rediss": the server's host. None: localhost."""
+    redis_port: int | None = None
+    """Its port. None: 6379."""
+    redis_db: int | None = None
+    """Its database. None: 0."""
+    redis_username: str | None = None
+    """Who signs in, if `result_backend` does not say it."""
+    redis_password: str | None = None
+    """The password, if `result_backend` says none."""
+    redis_socket_timeout: float | None = None
+    """How long a command may take. None: 5. A publish has `task_publish_timeout`."""
+    redis_socket_connect_timeout: float | None = None
+    """How long connecting may take of that. None: all of it."""
+    redis_max_connections: int | None = None
+    """How many connections of a process may be in use at the same time, besides those on which it
+    sleeps. Who needs one more waits. None: any number."""
+    redis_backend_health_check_interval: float | None = None
+    """After so many seconds without use a connection is replaced before it is used again, for
+    firewalls that forget it in silence. None: it is replaced when it turns out to be dead."""
+    redis_backend_credential_provider: object = None
+    """A `redis.CredentialProvider`, or the dotted path of a class, which is asked for user and
+    password at each new connection."""
+    redis_client_name: str | None = None
+    """What `CLIENT LIST` calls the connections."""
 
     # ------------------------------------------------------------ Time zone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -165,15 +166,16 @@ def _check_names(name: str, value: Any, origin: str) -> Any:
 
 
 def _check_broker_url(value: Any, origin: str) -> Any:
-    urls = value.split(";") if isinstance(value, str) else value
-    if not isinstance(urls, (list, tuple)):
-        return value
-    if len(urls) > 1:
-        raise _refuse(
-            "broker_url", f"{len(urls)} URLs", origin,
-            "must be one URL: to go on with another server comes with the engines that have one",
-        )  # fmt: skip
-    return urls[0] if urls else None
+    """Several URLs are one text, separated by ; (a password may hold one of its own)."""
+    if isinstance(value, (list, tuple)):
+        value = ";".join(map(str, value)) or None
+    if isinstance(value, str) and _SEVERAL_STORES.search(value):
+        rule = "must be one URL: only servers can stand in for each other"
+        raise _refuse("broker_url", value, origin, rule)
+    return value
+
+
+_SEVERAL_STORES: Final = re.compile(r"^(sqlite|memory):.*;[a-z+]+://|;(sqlite|memory)://")
 
 
 def _check_timezone(value: Any, origin: str) -> Any:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from umbel.engines.redis.broker import RedisBroker
-from umbel.engines.redis.connection import Address, Server, read_options
+from umbel.engines.redis.connection import Server
 from umbel.engines.redis.keys import FORMAT, SEPARATOR, STEPS, Keys
+from umbel.engines.redis.options import Reading, read
 from umbel.engines.redis.results import RedisResults
 from umbel.engines.redis.state import RedisState
+from umbel.engines.redis.unacked import Unacked
 from umbel.exceptions import ImproperlyConfigured
 
 logger: Final = logging.getLogger("umbel.engines.redis")
@@ -33,30 +33,54 @@ EVICTING: Final = ("allkeys-lru", "allkeys-lfu", "allkeys-random")
 class RedisEngine:
     """`umbel.engines.state.Engine` on one database of one server.
 
-    `options` are those of `broker_transport_options` that have a meaning here: `global_keyprefix`,
-    `priority_steps`, `sep`, `allow_eviction`; and `priority_order` ("celery": 0 is claimed first)
-    and `result_keyprefix`.
+    `options` are those of `broker_transport_options` (`umbel.engines.redis.options`), and besides:
+    `use_ssl`; `priority_order` ("celery": 0 is claimed first); `write_eta` ("celery": a message
+    with an ETA goes into the list, as Celery has it); `min_replicas_ack`; `result_keyprefix`.
     """
 
     def __init__(self, url: str, name: str, options: Mapping[str, Any] | None = None) -> None:
         options = options or {}
-        addresses = [_read(part, name) for part in re.split(r";(?=[a-z+]+://)", url)]
+        reading = read(url, name, options)
         self.name = name
-        self._places = [place for _, place in addresses]
+        self._places = reading.names
+        self._notes = reading.notes
         self._allow_eviction = bool(options.get("allow_eviction"))
+        prefix, results = options.get("global_keyprefix", ""), options.get("result_keyprefix", "")
+        if reading.tag:  # one slot for all keys, whatever they are called
+            prefix = f"{{{reading.tag}}}:"
+            results = f"{prefix}{results}"
         self._keys = keys = Keys(
-            options.get("global_keyprefix", ""),
-            options.get("priority_steps", STEPS),
-            options.get("sep", SEPARATOR),
-            options.get("result_keyprefix", ""),
+            prefix, options.get("priority_steps", STEPS), options.get("sep", SEPARATOR), results
         )
-        self._server = server = Server([address for address, _ in addresses], name)
+        self._server = server = self._make_server(reading, options.get("min_replicas_ack") or 0)
         server.on_first_use = self._check_format
+        if reading.timeout is not None:
+            server.timeout = reading.timeout
         self.broker: Final = RedisBroker(
-            server, keys, urgent_first=options.get("priority_order") != "celery"
+            server,
+            keys,
+            urgent_first=options.get("priority_order") != "celery",
+            celerys_eta=options.get("write_eta") == "celery",
         )
         self.results: Final = RedisResults(server, keys)
         self.state: Final = RedisState(server, keys, self.broker, self._check_server)
+        self.unacked: Final = Unacked(
+            server,
+            keys,
+            options.get("unacked_key", "unacked"),
+            options.get("unacked_index_key", "unacked_index"),
+            _fanout(options.get("fanout_prefix", True)),
+            reading.database,
+        )
+
+    def _make_server(self, reading: Reading, replicas: int) -> Server:
+        if not (replicas or reading.most or reading.idle):
+            return Server(reading.places, self.name)
+        from umbel.engines.redis.careful import CarefulServer
+
+        return CarefulServer(
+            reading.places, self.name, replicas=replicas, most=reading.most, idle=reading.idle
+        )
 
     @cached_property
     def run_dir(self) -> Path:
@@ -90,6 +114,8 @@ class RedisEngine:
 
     def _check_server(self) -> None:
         """Tell a worker that starts whether what is queued is safe with this server."""
+        for urgent, text in self._notes:
+            logger.log(logging.WARNING if urgent else logging.INFO, "%s: %s", self.name, text)
         (text,) = self._server.call([("INFO", "everything")])
         lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
         about = {name: value.strip() for name, _, value in lines}
@@ -130,37 +156,8 @@ class RedisEngine:
             )
 
 
-def _read(url: str, name: str) -> tuple[Address, str]:
-    """One URL of a list: how to connect, and what tells its database from others."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in {"redis", "rediss", "redis+socket"}:
-        raise ImproperlyConfigured(
-            f"The broker URL {name!r} names another server than Redis: separate URLs that begin "
-            "with redis://, rediss:// or redis+socket:// by ;"
-        )
-    wrong = ""
-    try:
-        if parts.scheme == "redis+socket":
-            query = dict(parse_qsl(parts.query))
-            db = query.pop("virtual_host", "0").strip("/")
-            url = parts._replace(scheme="unix", query=urlencode({**query, "db": db})).geturl()
-        else:
-            db = parts.path.strip("/")
-        if db and not db.isdigit():
-            wrong = "its database is no number. "
-            raise ValueError
-        options = read_options(url.strip())
-        address = Address(parts.scheme, options)
-    except (ValueError, TypeError):
-        # What the errors say may hold a part of a secret.
-        message = (
-            f"The broker URL {name!r} cannot be used: {wrong}It is written "
-            "redis://user:password@host:6379/0, rediss://… or redis+socket:///path?virtual_host=0, "
-            "special characters in a password as %2F, options of redis-py's Connection after a ?."
-        )
-        raise ImproperlyConfigured(message) from None
-    host = options.get("host", "localhost")
-    where = options.get("path") or "{}:{}".format(
-        "127.0.0.1" if host == "localhost" else host, options.get("port", 6379)
-    )
-    return address, f"{where}/{options.get('db', 0)}"
+def _fanout(prefix: bool | str) -> str:
+    """What Kombu puts before the names of what it broadcasts."""
+    if isinstance(prefix, str):
+        return prefix
+    return "/{db}." if prefix else ""

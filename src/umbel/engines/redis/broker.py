@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -33,6 +34,9 @@ from umbel.engines.redis.heads import Held
 from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PRIVATE, PROMOTER_TTL, Keys
 from umbel.engines.redis.wake import WorkWaker
 from umbel.engines.redis.workflows import Flow, Joins, life, pairs
+from umbel.exceptions import UnconfirmedError
+
+logger: Final = logging.getLogger("umbel.engines.redis")
 
 LEAST_URGENT_EVERY: Final = 16
 """One claim in so many serves the least urgent level first, so that none starves."""
@@ -49,6 +53,8 @@ SAID_EVERY: Final = 60.0
 replaced by an empty one."""
 PROMOTER_KNOWN: Final = 30.0
 """Seconds for which a process believes that a worker makes ready what is due; 5 that none does."""
+ENDED: Final = 20_000
+"""So many ends a process remembers, for a replica that takes the server's place and lacks them."""
 RESENT: Final = 10_000
 """How far back in a list a resend looks for itself."""
 
@@ -62,9 +68,18 @@ class RedisBroker:
     unique_tags = False
     shared = True
 
-    def __init__(self, server: Server, keys: Keys, *, urgent_first: bool = True) -> None:
+    def __init__(
+        self,
+        server: Server,
+        keys: Keys,
+        *,
+        urgent_first: bool = True,
+        celerys_eta: bool = False,
+    ) -> None:
         self._server = server
         self._keys = keys
+        self.celerys_eta = celerys_eta
+        """What has an ETA goes into the list: any worker that takes it waits for the time."""
         # Before what is shared comes what only our workers can run.
         steps = range(len(keys.steps))
         self._levels = [
@@ -81,6 +96,12 @@ class RedisBroker:
         self._tokens = 0
         self._unanswered: dict[int, str] = {}
         """By worker: the token of a claim of which nobody knows whether it was made."""
+        self._ended: deque[int] = deque(maxlen=ENDED)
+        """The numbers of the last claims that were ended here."""
+        self._highest: dict[int, int] = {}
+        """By worker: the last number that it was given."""
+        self._looked: dict[int, int] = {}
+        """By worker: after how many connections it was looked for ends that the server lacks."""
 
     @property
     def joiner(self) -> Joiner | None:
@@ -122,9 +143,16 @@ class RedisBroker:
         def again(deadline: float) -> Sequence[Command]:
             rest = [m for m in messages if not self._arrived(m, deadline)]
             made = self._publishing(rest)
+            if not made and self._server.replicas:
+                # It is there, and this connection has written nothing that could be confirmed.
+                return [("HINCRBY", self._keys.counter, "resent", 1)]
             return [("MULTI",), *made, ("EXEC",)] if made else []
 
-        self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
+        try:
+            self._server.call(commands, deadline - time.monotonic(), patient=True, again=again)
+        except UnconfirmedError:
+            self.say_used(messages)  # it is there
+            raise
         self.say_used(messages)
 
     def undelayed(self, messages: Sequence[Message], timeout: float) -> Sequence[Message]:
@@ -134,11 +162,11 @@ class RedisBroker:
         waits for it. An Umbel worker that comes delays them then.
         """
         there, believed = self._promoter
-        if believed < (now := time.monotonic()):
+        if not self.celerys_eta and believed < (now := time.monotonic()):
             command = ("EXISTS", self._keys.promoter)
             there = bool(self._server.call([command], timeout, patient=True)[0])
             self._promoter = there, now + (PROMOTER_KNOWN if there else PROMOTER_KNOWN / 6)
-        if there:
+        if there and not self.celerys_eta:
             return messages
         return [msgspec.structs.replace(message, due=None) for message in messages]
 
@@ -209,6 +237,8 @@ class RedisBroker:
 
     def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
         """Claim ready messages; see the contract."""
+        if self._server.made != self._looked.get(worker):
+            self._end_again(worker)
         names = list(dict.fromkeys(queues))
         self._claims += 1
         if len(names) > 1:  # each queue is the first in its turn
@@ -228,7 +258,7 @@ class RedisBroker:
         upside_down = int(self._claims % LEAST_URGENT_EVERY == 0)
         command = script("claim")(
             named, worker, token, limit, clock.time(), upside_down, PROMOTE, len(levels), *steps,
-            *names,
+            *names, self._highest.get(worker, 0),
         )  # fmt: skip
         (reply,) = self._server.call([command])
         del self._unanswered[worker]
@@ -248,9 +278,36 @@ class RedisBroker:
                         delivery.unknown_since,
                     ) = heads.read_notes(note)
                 found.append(delivery)
+            self._highest[worker] = first + len(payloads) - 1
         for number, data in zip(again[::2], again[1::2], strict=True):
             found.append(heads.delivery(int(number), worker, data))
+            self._highest[worker] = max(int(number), self._highest.get(worker, 0))
         return Claim(found, version, None if next_due is None else float(next_due))
+
+    def _end_again(self, worker: int) -> None:
+        """Put back what was ended and is claimed all the same.
+
+        A replica has taken the server's place, and it had not heard of these ends.
+        """
+        made = self._server.made
+        names = self._keys.claims(worker), self._keys.early(worker)
+        numbers, early = self._server.call([("HKEYS", names[0]), ("SMEMBERS", names[1])])
+        undone = {int(number) for number in numbers}.intersection(self._ended)
+        if undone:
+            logger.warning(
+                "%d tasks had ended of which %s does not know, as it has taken another server's "
+                "place: they run again, but for those that were acknowledged early.",
+                len(undone),
+                self._server.name,
+            )
+            done = {int(number) for number in early}
+            self.settle(
+                [
+                    Settlement(n, worker, 1, Acknowledge() if n in done else PutBack())
+                    for n in sorted(undone)
+                ]
+            )
+        self._looked[worker] = made
 
     def next_token(self) -> str:
         """What tells one call from all others, for when its answer is lost."""
@@ -286,6 +343,7 @@ class RedisBroker:
                 refused += [abs(int(number)) for number in numbers]
                 if joined:
                     self._joins.publish_bodies(pairs(joined))
+            self._ended.extend([settlement.number for settlement in part])
         queues = [m for s in settlements for m in s.follow_ups]
         if queues:
             self.say_used(queues)
@@ -385,7 +443,7 @@ class RedisBroker:
 
     def following(self, message: Message, now: float, keys: list[str], steps: list[Any]) -> int:
         """The step that publishes a message within a script; how many they are."""
-        if message.due is None or message.due <= now:
+        if message.due is None or message.due <= now or self.celerys_eta:
             keys.append(self._list_of(message))
             steps += ("l", len(keys), message.payload)
         else:
@@ -427,6 +485,18 @@ class RedisBroker:
                 while (
                     self._server.run("promote", keys, now, PROMOTE, *self._keys.places) == PROMOTE
                 ):
+                    pass
+
+    def release(self) -> None:
+        """Put all that is delayed into its lists, for Celery workers to wait for its time.
+
+        They cannot see where it lies; a worker that is started with `compat` and is the last that
+        ends does this.
+        """
+        if not self._server.call([("HLEN", self._keys.lease)])[0]:
+            for queue in self.queues():
+                keys = [*self._keys.delayed(queue), *self._keys.lists(queue)]
+                while self._server.run("promote", keys, "+inf", PROMOTE, *self._keys.places):
                     pass
 
     # ------------------------------------------------------------------ look

@@ -12,10 +12,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
 from hashlib import sha1
 from importlib import resources
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 
@@ -23,12 +24,15 @@ try:
     import hiredis
     from redis import connection as driver
     from redis.exceptions import (
+        AskError,
         AuthenticationError,
         AuthorizationError,
+        ClusterDownError,
         NoScriptError,
         ReadOnlyError,
         RedisError,
         ResponseError,
+        TryAgainError,
     )
     from redis.exceptions import ConnectionError as LostError
     from redis.exceptions import TimeoutError as LateError
@@ -42,6 +46,8 @@ TIMEOUT: Final = 5.0
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.5
 """Between two tries of a publish (s); each pause is twice the one before."""
+ELSEWHERE: Final = (ReadOnlyError, AskError, ClusterDownError, TryAgainError)
+"""Answers of a server that is not the one that serves our keys, or not at the moment."""
 BEFORE: Final = {
     "put": ("store",),
     **dict.fromkeys(("settle", "remove", "send"), ("store", "flow")),
@@ -90,6 +96,8 @@ class _Timed(driver.Connection):
             try:
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in (self.socket_keepalive_options or {}).items():
+                    made.setsockopt(socket.IPPROTO_TCP, option, value)
                 # A black hole at the first of several addresses leaves time for the others.
                 made.settimeout(_left(self.deadline) / (len(places) - number))
                 made.connect(place)
@@ -135,16 +143,46 @@ def read_options(url: str) -> dict[str, Any]:
     return options
 
 
-class Address:
-    """One server of a URL: how to connect to it. `TypeError` for an option that there is not."""
+class Place(Protocol):
+    """Where to connect to."""
 
-    def __init__(self, scheme: str, options: dict[str, Any]) -> None:
+    def connect(self, deadline: float, protocol: int = 2) -> Any:
+        """A new connection, signed in, by a deadline (monotonic). What redis-py raises."""
+        ...
+
+
+class Address:
+    """One server: how to connect to it. `TypeError` for an option that there is not."""
+
+    def __init__(
+        self, scheme: str, options: dict[str, Any], connect_timeout: float | None = None
+    ) -> None:
         self._kind = KINDS[scheme]
         self._options = options
+        self._timeout = connect_timeout
+        """Most seconds for a new connection; None: as long as the call may take."""
         self._kind(**options)
+
+    @property
+    def host(self) -> str:
+        """Its host."""
+        return str(self._options.get("host", "localhost"))
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self._options.get('port', 6379)}"
+
+    def at(self, host: str, port: int) -> Address:
+        """Another server that is connected to in the same way."""
+        found = copy(self)
+        found._options = {**self._options, "host": host, "port": port}  # noqa: SLF001
+        return found
 
     def connect(self, deadline: float, protocol: int = 2) -> Any:
         """A new connection, signed in. What redis-py raises."""
+        if self._timeout is not None:
+            deadline = min(deadline, time.monotonic() + self._timeout)
         connection = self._kind(**self._options, protocol=protocol)
         connection.deadline = deadline
         connection.connect()
@@ -166,11 +204,17 @@ class _Broken(Exception):  # noqa: N818
 class Server:
     """The server of a URL, or the first that answers of several, and connections to it."""
 
-    def __init__(self, addresses: Sequence[Address], name: str) -> None:
+    def __init__(self, addresses: Sequence[Place], name: str) -> None:
         self.name = name
         """The URL, masked."""
         self.on_first_use: Callable[[float, bool], None] | None = None
         """Called before the first call, with its timeout (s) and whether it is patient."""
+        self.made: int = 0
+        """How many connections there have been."""
+        self.replicas = 0
+        """How many have to confirm what is published or settled (`careful.py`)."""
+        self.timeout = TIMEOUT
+        """Seconds for a call that says none."""
         self._addresses = deque(addresses)
         self._idle: deque[Any] = deque()
         self._pid = os.getpid()
@@ -180,7 +224,7 @@ class Server:
     def call(
         self,
         commands: Sequence[Command],
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         *,
         patient: bool = False,
         again: Callable[[float], Sequence[Command]] | None = None,
@@ -192,6 +236,7 @@ class Server:
         known whether the commands were done, `again` tells which to send then, by the deadline
         (monotonic); without it they are repeated, so they have to be such that can be.
         """
+        timeout = timeout or self.timeout
         deadline = time.monotonic() + timeout
         self._check_once(timeout, patient)
         pause = FIRST_PAUSE
@@ -260,8 +305,8 @@ class Server:
             for n, reply in zip(missing, rest[len(texts) :], strict=True):
                 replies[n] = reply
         for reply in replies:
-            if isinstance(reply, ReadOnlyError):
-                raise reply  # it was the primary once: connect anew
+            if isinstance(reply, ELSEWHERE):
+                raise reply  # connect anew, to the one that is the primary now
         return replies
 
     def _fail(self, error: BaseException) -> NoReturn:
@@ -284,6 +329,7 @@ class Server:
 
     def _connect(self, deadline: float, protocol: int = 2) -> Any:
         """A new connection to the first server that answers; the next try begins with it."""
+        self.made += 1
         for turn in range(len(self._addresses)):
             rest = deadline - time.monotonic()
             try:
@@ -317,7 +363,7 @@ def _may_help(error: Exception) -> bool:
     """Whether another try might go better."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
-    return isinstance(error, LostError | LateError | OSError | ReadOnlyError)
+    return isinstance(error, (LostError, LateError, OSError, *ELSEWHERE))
 
 
 def _drop(connection: Any) -> None:

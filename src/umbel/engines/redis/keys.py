@@ -44,7 +44,8 @@ Of a workflow; TTL, and gone with its end:
 Of the whole store; they hold a bounded number of fields:
 
     umbel:format              string  version of this data model
-    umbel:counter             hash    last numbers given: message, worker, dead, revocation
+    umbel:counter             hash    last numbers given: message, worker, dead, revocation;
+                                      resent: written by a publish that had arrived, for replicas
     umbel:queues              zset    queue -> Unix time when one last said that it is in use;
                                       dropped a day later if it is empty
     umbel:joined              hash    id of a complete chord -> its body's message, msgpack, for as

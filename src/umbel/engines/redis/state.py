@@ -113,7 +113,10 @@ class RedisState:
             keys.lease, keys.worker, keys.node, keys.claims(worker), keys.early(worker),
             keys.claimed(worker), keys.settled(worker),
         ]  # fmt: skip
-        return bool(self._server.run("unregister", names, worker, node))
+        gone = bool(self._server.run("unregister", names, worker, node))
+        if gone and self._broker.celerys_eta:
+            self._broker.release()
+        return gone
 
     # ------------------------------------------------------------------ revocations, pauses
 

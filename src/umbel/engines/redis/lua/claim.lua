@@ -12,7 +12,8 @@
 --         umbel:later:<q>    hash    member -> envelope
 --         its lists          list    envelopes; the most urgent first
 -- ARGV    worker, token, limit, now, upside down (1 or 0), most to make ready, number of levels,
---         the step of each level, the name of each queue
+--         the step of each level, the name of each queue, the highest number that the worker has
+--         had: a replica that takes the server's place may lag behind it, and a number is a fence
 --
 -- Returns 0 if the incarnation may not claim; else {revocation version, next due or false,
 -- chunks, again}. A chunk: {first number, queue's index, level's index, {envelope, ...},
@@ -75,6 +76,11 @@ local function take(queue, level, most)
   if not found or found.err then return false end  -- empty, or no list at all
   if not number then
     number = redis.call('HINCRBY', KEYS[3], 'message', limit) - limit
+    local had = tonumber(ARGV[#ARGV])
+    if number < had then
+      number = had
+      redis.call('HSET', KEYS[3], 'message', string.format('%.0f', had + limit))
+    end
     noted = redis.call('EXISTS', KEYS[4]) == 1
   end
   local first, notes, values = number + 1, {}, {}

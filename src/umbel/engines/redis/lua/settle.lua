@@ -33,6 +33,7 @@ if before and string.sub(before, 1, #token + 1) == token .. ' ' then
   for number in string.gmatch(string.sub(before, #token + 2), '%S+') do
     refused[#refused + 1] = number
   end
+  redis.call('EXPIRE', KEYS[3], 60)  -- a write, for those who wait until replicas have it
   return {refused, {}}
 end
 
