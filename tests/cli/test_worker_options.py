@@ -71,7 +71,7 @@ def test_options_without_effect_say_so(project: Project) -> None:
     ("line", "words"),
     [
         (["--autoscale=10,3"], "--autoscale is refused: autoscaling is not in this version"),
-        (["--autoreload"], "watchfiles"),
+        (["--autoreload"], "--reload"),
         (["--uid", "1"], "service manager"),
         (["--gid", "1"], "service manager"),
         (["--umask", "1"], "service manager"),

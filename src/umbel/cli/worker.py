@@ -223,6 +223,12 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     "-s", "--schedule", "--schedule-filename", "schedule_file", metavar="FILE",
     help="With -B: keep the state of the schedule in this file, not in the store.",
 )  # fmt: skip
+@click.option(
+    "--reload",
+    "reloads",
+    is_flag=True,
+    help="For development: start anew when a Python file changes; what runs is put back.",
+)
 @click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
 @click.argument("settings", metavar="[SETTING=VALUE…]", nargs=-1, callback=read_settings)
 @legacy_options
@@ -241,6 +247,7 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     """  # noqa: D301  (click's mark of lines that stay as they are)
     asked = ctx.ensure_object(Invocation)
     asked.notes += settle_legacy(options)
+    reloads = options.pop("reloads")
     names = options.pop("queues"), options.pop("excluded")
     wishes = Wishes(queues=names[0], excluded=names[1], **options)
     if wishes.schedule_file and not wishes.beat:
@@ -250,7 +257,14 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
     if wishes.detach and wishes.log_file is None:
         raise click.UsageError("--detach needs a log file: -f FILE.")
+    if reloads and wishes.detach:
+        raise click.UsageError("--reload is for development, in a terminal; leave --detach out.")
     asked.enter()
+    if reloads:
+        from umbel.cli.reload import is_led, serve_reloading
+
+        if not is_led():
+            return serve_reloading(asked.words, asked.home, lambda *news: tell(asked, *news))
     if wishes.detach:
         return serve_detached(asked, wishes)
     # First of all: the fork server starts while this process goes on importing.

@@ -54,8 +54,8 @@ OPTIONS: Final = (
     Legacy(("--autoscale",), "autoscaling is not in this version; name the number of processes: "
            "-c N", refused=True),
     Legacy(("--scheduler",), _SCHEDULER),
-    Legacy(("--autoreload",), "it is gone since Celery 4; restart the worker on changes: "
-           "watchfiles 'umbel worker' .", refused=True, flag=True),
+    Legacy(("--autoreload",), "it is gone since Celery 4, and is --reload here", refused=True,
+           flag=True),
     Legacy(("--uid",), _PRIVILEGES, refused=True),
     Legacy(("--gid",), _PRIVILEGES, refused=True),
     Legacy(("--umask",), _PRIVILEGES, refused=True),
