@@ -59,6 +59,7 @@ class Wishes:
     replace: bool
     beat: bool
     schedule_file: str | None
+    reloads: bool
 
 
 def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
@@ -247,7 +248,6 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
     """  # noqa: D301  (click's mark of lines that stay as they are)
     asked = ctx.ensure_object(Invocation)
     asked.notes += settle_legacy(options)
-    reloads = options.pop("reloads")
     names = options.pop("queues"), options.pop("excluded")
     wishes = Wishes(queues=names[0], excluded=names[1], **options)
     if wishes.schedule_file and not wishes.beat:
@@ -257,10 +257,10 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
     if wishes.detach and wishes.log_file is None:
         raise click.UsageError("--detach needs a log file: -f FILE.")
-    if reloads and wishes.detach:
+    if wishes.reloads and wishes.detach:
         raise click.UsageError("--reload is for development, in a terminal; leave --detach out.")
     asked.enter()
-    if reloads:
+    if wishes.reloads:
         from umbel.cli.reload import is_led, serve_reloading
 
         if not is_led():
@@ -403,7 +403,8 @@ def work(
             settings=wishes.settings,
         ),
         Processes(server),
-        OnSignals(app.conf.worker_soft_shutdown_timeout),
+        # What Ctrl-C means under --reload, the process above says.
+        OnSignals(app.conf.worker_soft_shutdown_timeout, interrupts=not wishes.reloads),
     )
     beat = make_beat(app, wishes.schedule_file) if wishes.beat else None
     introduce(asked, target, supervisor, told, beat)
