@@ -74,7 +74,7 @@ def test_options_without_effect_say_so(project: Project) -> None:
         (["--autoscale=3,2,1"], "'3,2,1' is neither MAX,MIN nor MAX"),
         (["--autoscale=-1"], "'-1' is neither MAX,MIN nor MAX"),
         (["--autoscale=0"], "the most must be 1 or more"),
-        (["--autoreload"], "watchfiles"),
+        (["--autoreload"], "--reload"),
         (["--uid", "1"], "service manager"),
         (["--gid", "1"], "service manager"),
         (["--umask", "1"], "service manager"),

@@ -28,11 +28,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def project(
     tmp_path: Path, seed: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> Iterator[Project]:
-    """A store, and processes that end with the test."""
+    """A store, and processes that end with the test. A parameter names the engine."""
     if sys.platform != "linux":
         pytest.skip("processes are found through /proc")
     url = None
-    if pytestconfig.getoption("on") == "redis":
+    if getattr(request, "param", pytestconfig.getoption("on")) == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         url = server.url
         server.empty(url)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.faults.conftest import project, record_nothing, see_plant
+from tests.faults.conftest import project, record_nothing, redis_server, see_plant
 
-__all__ = ["project", "record_nothing", "see_plant"]
+__all__ = ["project", "record_nothing", "redis_server", "see_plant"]

@@ -45,6 +45,13 @@ def add_elsewhere(count: int) -> list[int]:
 
 
 @app.task
+async def aadd_elsewhere(count: int) -> list[int]:
+    """The same on the event loop that they share."""
+    results = [await task.adelay(n, 1) for n in range(count) for task in (add, aadd)]
+    return [await result.aget(timeout=10, disable_sync_subtasks=False) for result in results]
+
+
+@app.task
 def run_a_loop(seconds: float) -> int:
     """What no task beside an event loop of its thread's could do."""
 

@@ -101,20 +101,22 @@ def test_eventlets_signals_are_sent_in_order(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- waiting
 
 
-def test_a_task_waits_for_others_in_its_own_process(worker: Worker) -> None:
+@pytest.mark.parametrize("name", ["add_elsewhere", "aadd_elsewhere"])
+def test_a_task_waits_for_others_in_its_own_process(worker: Worker, name: str) -> None:
     expected = [n + 1 for n in range(5) for _ in range(2)]
-    results = [worker.send("add_elsewhere", 5) for _ in range(4)]
+    results = [worker.send(name, 5) for _ in range(4)]
     assert [result.get(timeout=20) for result in results] == [expected] * 4
 
 
 def test_tasks_wait_for_each_other_on_redis(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    pool: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     try:
-        worker = Worker(tmp_path, "-P", "gevent", "-c", "4", module=MODULE, url=server.url)
-        results = [worker.send("add_elsewhere", 3) for _ in range(2)]
-        assert [r.get(timeout=20) for r in results] == [[1, 1, 2, 2, 3, 3]] * 2
+        worker = Worker(tmp_path, "-P", pool, "-c", "4", module=MODULE, url=server.url)
+        for name in ("add_elsewhere", "aadd_elsewhere"):
+            results = [worker.send(name, 3) for _ in range(2)]
+            assert [r.get(timeout=20) for r in results] == [[1, 1, 2, 2, 3, 3]] * 2
         waiting = worker.app.send_task(f"{MODULE}.wait_for_nobody", soft_time_limit=0.3)
         with pytest.raises(SoftTimeLimitExceeded):
             waiting.get(timeout=5)

@@ -88,6 +88,7 @@ def test_hard_limit_and_the_neighbours(
     record_proof(limit_s=LIMIT, stopped_after_s=round(ended - run.start, 2))
 
 
+@pytest.mark.parametrize("project", ["redis", full("sqlite")], indirect=True)
 def test_who_is_interrupted_twice_runs_alone(project: Project) -> None:
     project.pool = "threads"
     worker = project.worker(slots=4)

@@ -60,6 +60,7 @@ class Wishes:
     replace: bool
     beat: bool
     schedule_file: str | None
+    reloads: bool
 
 
 def expand_node_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
@@ -246,6 +247,12 @@ def read_settings(_: click.Context, __: click.Parameter, words: tuple[str, ...])
     "-s", "--schedule", "--schedule-filename", "schedule_file", metavar="FILE",
     help="With -B: keep the state of the schedule in this file, not in the store.",
 )  # fmt: skip
+@click.option(
+    "--reload",
+    "reloads",
+    is_flag=True,
+    help="For development: start anew when a Python file changes; what runs is put back.",
+)
 @click.option("--replace", is_flag=True, help="Wait for a live worker of this name to end.")
 @click.argument("settings", metavar="[SETTING=VALUE…]", nargs=-1, callback=read_settings)
 @legacy_options
@@ -275,7 +282,14 @@ def worker(ctx: click.Context, /, **options: Any) -> int:
         raise click.UsageError("--soft-time-limit must not be above --time-limit.")
     if wishes.detach and wishes.log_file is None:
         raise click.UsageError("--detach needs a log file: -f FILE.")
+    if wishes.reloads and wishes.detach:
+        raise click.UsageError("--reload is for development, in a terminal; leave --detach out.")
     asked.enter()
+    if wishes.reloads:
+        from umbel.cli.reload import is_led, serve_reloading
+
+        if not is_led():
+            return serve_reloading(asked.words, asked.home, lambda *news: tell(asked, *news))
     if wishes.detach:
         return serve_detached(asked, wishes)
     # First of all: the fork server starts while this process goes on importing.
@@ -415,7 +429,8 @@ def work(
             settings=wishes.settings,
         ),
         Processes(server),
-        OnSignals(app.conf.worker_soft_shutdown_timeout),
+        # What Ctrl-C means under --reload, the process above says.
+        OnSignals(app.conf.worker_soft_shutdown_timeout, interrupts=not wishes.reloads),
     )
     beat = make_beat(app, wishes.schedule_file) if wishes.beat else None
     introduce(asked, target, supervisor, told, beat)

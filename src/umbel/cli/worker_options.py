@@ -52,8 +52,8 @@ OPTIONS: Final = (
     Legacy(("--without-heartbeat",), _GOSSIP, flag=True),
     Legacy(("--heartbeat-interval",), _GOSSIP, kind=float),
     Legacy(("--scheduler",), _SCHEDULER),
-    Legacy(("--autoreload",), "it is gone since Celery 4; restart the worker on changes: "
-           "watchfiles 'umbel worker' .", refused=True, flag=True),
+    Legacy(("--autoreload",), "it is gone since Celery 4, and is --reload here", refused=True,
+           flag=True),
     Legacy(("--uid",), _PRIVILEGES, refused=True),
     Legacy(("--gid",), _PRIVILEGES, refused=True),
     Legacy(("--umask",), _PRIVILEGES, refused=True),

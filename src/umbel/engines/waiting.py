@@ -25,8 +25,12 @@ logger: logging.Logger = logging.getLogger(__name__)
 SLOW_LOOK: Final = 0.5
 """Seconds after which a waiter looks even if nobody woke it."""
 NEVER: Final = float("inf")
+# Of before any patch, as the pools of greenlets import this module before they patch:
 Bundle = DefaultSelector
-"""A selector that others can wait for by its descriptor: the one of before any patch."""
+"""A selector that others can wait for by its descriptor."""
+read_now, write_now = os.read, os.write
+"""They raise `BlockingIOError` where a descriptor that is not to block has no data or no room;
+those of eventlet wait for it even then."""
 CHEAP_LOOK: Final = 0.005
 """A look that took more seconds than this is followed by a pause of its own length: news about
 one of ten thousand results must not keep a processor busy."""
@@ -206,7 +210,7 @@ class ResultWaiter:
         with self._lock:
             if self._nudge >= 0:
                 self._closing = True
-                os.write(self._nudge, b"!")
+                write_now(self._nudge, b"!")
 
     def watch(self, id: str, watch: Watch) -> None:
         """Call `watch`, once, when the task has ended."""
@@ -214,7 +218,7 @@ class ResultWaiter:
             if self._nudge < 0:
                 self._start()
             self._waiting.setdefault(id, []).append(watch)
-            os.write(self._nudge, b"!")
+            write_now(self._nudge, b"!")
 
     def unwatch(self, id: str, watch: Watch) -> None:
         """Call it no more."""
@@ -285,7 +289,7 @@ class ResultWaiter:
                     time.sleep(min(spent, SLOW_LOOK))
                 ready = selector.select(SLOW_LOOK if self._waiting else None)
                 if any(key.fd == nudged for key, _ in ready):
-                    os.read(nudged, 65536)
+                    read_now(nudged, 65536)
             raise OperationalError("The app was closed while this waited for a result.")
         finally:
             selector.close()

@@ -19,6 +19,7 @@ from typing import Any
 from umbel.app import Task
 from umbel.app.execution.outcome import Outcome
 from umbel.app.execution.pipeline import Rest, Run
+from umbel.pools.blocking import Watch
 from umbel.pools.coroutine import Interruptible
 from umbel.pools.slots import Bench, Job, Slot
 from umbel.pools.threads import call, interrupt_coroutine, stack_of, strike, wait_for
@@ -46,7 +47,9 @@ class EventLoop:
 
     async def _serve(self) -> None:
         self._context.run(self._take)
+        watch = Watch()
         await self._ended
+        watch.over = True
 
     def _take(self) -> None:
         """Start what has come, as far as there are free slots; then wait for more."""

@@ -12,6 +12,8 @@ that moment; else the library's loop throws it into the greenlet that waits.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -25,14 +27,17 @@ from weakref import WeakKeyDictionary
 
 from greenlet import getcurrent, greenlet, settrace
 
-import umbel.engines.waiting  # noqa: F401  (before the patch: it keeps a selector of that time)
 from umbel.app import Task
+from umbel.engines.waiting import read_now, write_now  # before the patch: see there
 from umbel.exceptions import SoftTimeLimitExceeded
-from umbel.pools.slots import Bench, Job, Pool, Slot, is_in_store, postpone
-from umbel.pools.threads import MAIN_THREAD, frames_of, wait_for
+from umbel.pools.blocking import Watch
+from umbel.pools.slots import Bench, Job, Pool, Slot, frames_of, is_in_store, postpone
+from umbel.pools.threads import MAIN_THREAD, wait_for
 
 if TYPE_CHECKING:
     import asyncio
+
+logger: logging.Logger = logging.getLogger("umbel.worker")
 
 
 class Greenlets(Pool, ABC):
@@ -54,7 +59,9 @@ class Greenlets(Pool, ABC):
         """Where the event loop runs."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event
-        part_loops()
+        self._turns = part_loops()
+        self._notes: list[tuple[int, str]] = []
+        """What the watch has to say."""
         os.register_at_fork(after_in_child=self._let_go)
 
     # ------------------------------------------------------------------ what the library does
@@ -97,6 +104,14 @@ class Greenlets(Pool, ABC):
         # A loop that waits in C does not see that a signal's handler is due; its descriptor does.
         signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
         self.spawn(self._answer, bell)
+
+        def tell(level: int, text: str) -> None:
+            # The log's lock is one of greenlets, so no other thread may write there.
+            self._notes.append((level, text))
+            with contextlib.suppress(BlockingIOError):  # it will be read anyway
+                write_now(rung, b"!")
+
+        Watch(turns=self._turns, tell=tell)
         for slot in self._bench.slots:
             slot.name_thread(MAIN_THREAD)
             self._homes[slot] = self.spawn(self._serve, slot)
@@ -106,9 +121,11 @@ class Greenlets(Pool, ABC):
         while True:
             self.wait_readable(bell)
             try:
-                os.read(bell, 4096)  # the handlers run before the next line of Python
+                read_now(bell, 4096)  # the handlers run before the next line of Python
             except BlockingIOError:
                 continue
+            while self._notes:
+                logger.log(*self._notes.pop(0))
 
     def _serve(self, slot: Slot) -> None:
         try:
@@ -229,17 +246,24 @@ class Greenlets(Pool, ABC):
             runner.run(self._ended.wait())
 
 
-def part_loops() -> None:
+def part_loops() -> Callable[[], int]:
     """Let each greenlet have its own event loop, `asyncio.run` in a task included.
 
-    asyncio takes a loop for running in its whole thread. Here it does so in its greenlet.
+    asyncio takes a loop for running in its whole thread. Here it does so in its greenlet. Returned
+    is what tells how often this thread has gone from one greenlet to another.
     """
-    settrace(partial(_follow, WeakKeyDictionary()))
+    turns = [0]
+    settrace(partial(_follow, WeakKeyDictionary(), turns))
+    return lambda: turns[0]
 
 
 def _follow(
-    loops: WeakKeyDictionary[greenlet, Any], event: str, greenlets: tuple[greenlet, greenlet]
+    loops: WeakKeyDictionary[greenlet, Any],
+    turns: list[int],
+    event: str,
+    greenlets: tuple[greenlet, greenlet],
 ) -> None:
+    turns[0] += 1
     events = sys.modules.get("asyncio.events")
     if events is None or event not in {"switch", "throw"}:
         return

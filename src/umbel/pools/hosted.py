@@ -21,8 +21,7 @@ from umbel.app.execution.pipeline import Pipeline
 from umbel.engines.run_file import RECORD, RECORDS
 from umbel.pools.kinds import load_pool
 from umbel.pools.link import READY, ChildEnd
-from umbel.pools.slots import POSTPONE, Bench, Pool, Slot
-from umbel.pools.threads import frames_of
+from umbel.pools.slots import POSTPONE, Bench, Pool, Slot, frames_of
 
 logger: logging.Logger = logging.getLogger("umbel.worker")
 

@@ -315,6 +315,16 @@ class Bench:
         return pool.stack(slot)
 
 
+def frames_of(frame: FrameType | None) -> list[str]:
+    """A stack, outermost frame first, as faulthandler writes frames."""
+    lines: list[str] = []
+    while frame is not None:
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
+        frame = frame.f_back
+    return lines[::-1]
+
+
 def is_in_store(frame: FrameType | None) -> bool:
     """Whether a frame is of a call of the store, and not merely waits for what it may tell.
 

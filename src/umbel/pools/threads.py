@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from umbel.app import Task
 from umbel.exceptions import SoftTimeLimitExceeded
+from umbel.pools.blocking import Watch
 from umbel.pools.coroutine import Interruptible
-from umbel.pools.slots import Bench, Slot, is_in_store
+from umbel.pools.slots import Bench, Slot, frames_of, is_in_store
 
 if TYPE_CHECKING:
     import asyncio
@@ -113,7 +114,9 @@ class Threads:
             self._loop.set_result(loop)
             if not self._left:
                 return
+        watch = Watch()
         await self._ended
+        watch.over = True
 
 
 def wait_for(
@@ -261,13 +264,3 @@ def stack_of(slot: Slot) -> list[str]:
     if coroutine is not None:
         return [] if coroutine.is_running() else coroutine.frames()
     return frames_of(sys._current_frames().get(slot.thread) if slot.inside else None)  # noqa: SLF001
-
-
-def frames_of(frame: FrameType | None) -> list[str]:
-    """A stack, outermost frame first, as faulthandler writes frames."""
-    lines: list[str] = []
-    while frame is not None:
-        code = frame.f_code
-        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
-        frame = frame.f_back
-    return lines[::-1]

@@ -21,6 +21,8 @@ logger: logging.Logger = logging.getLogger("umbel.worker")
 
 INTERRUPTIONS: Final = 2
 """So often a task may be interrupted by what another one did to their process; then it is alone."""
+REMEMBERED: Final = 10_000
+"""Interrupted tasks that a worker counts for; this is not stored (docs/internals)."""
 
 
 class Ends:
@@ -39,7 +41,8 @@ class Ends:
         self._gate = gate
         self._settler = settler
         self._max_memory = max_memory
-        self._interrupted: dict[int, int] = {}
+        self._interrupted: dict[str, int] = {}
+        """How often each task was, by its id: a delivery may have another number each time."""
 
     def by_outcome(self, child: Child, outcome: Outcome) -> None:
         """A child has told of an end."""
@@ -52,7 +55,7 @@ class Ends:
                 self._note_end(child, outcome.number)
             return
         if self._interrupted:
-            self._interrupted.pop(outcome.number, None)
+            self._interrupted.pop(held.headers.id, None)
         if outcome.busy:
             child.finishing[outcome.number] = held
         child.done += 1
@@ -89,7 +92,7 @@ class Ends:
         child.finishing[delivery.number] = held  # until its slot is free
         child.done += 1
         child.retiring = child.retiring or child.spare
-        self._interrupted.pop(delivery.number, None)
+        self._interrupted.pop(headers.id, None)
         if not held.disowned:
             self._settlements.append(self._gate.terminate(held))
         return True
@@ -141,15 +144,17 @@ class Ends:
             self._settlements.append(settlement)
 
     def _interrupt(self, held: Held, culprit: Held) -> Settlement:
-        guilty, delivery = culprit.headers, held.delivery
-        count = self._interrupted.pop(delivery.number, 0) + 1
+        guilty, id = culprit.headers, held.headers.id
+        count = self._interrupted.pop(id, 0) + 1
         alone = count >= INTERRUPTIONS
         if not alone:
-            self._interrupted[delivery.number] = count
+            if len(self._interrupted) >= REMEMBERED:  # the oldest: another worker may have run it
+                del self._interrupted[next(iter(self._interrupted))]
+            self._interrupted[id] = count
         reason = "was terminated" if culprit.signal else "passed its limit"
         cause = f"killed because {guilty.task}[{guilty.id}], which it ran too, {reason}"
         return self._settler.interrupted(
-            delivery, held.headers, cause, suspect=True if alone else None
+            held.delivery, held.headers, cause, suspect=True if alone else None
         )
 
     def _lose(self, child: Child, held: Held, cause: str, *, alone: bool) -> Settlement:

@@ -80,11 +80,12 @@ class OnSignals(Shutdown):
     more: the process ends on the spot, and another worker takes over what it held. SIGHUP ends a
     worker warmly, to be started anew; one that writes to a terminal, or whose terminal has been
     closed, ends for good; one that was started to ignore it (`nohup`) does. SIGUSR1 asks for all
-    stacks.
+    stacks. Without `interrupts`, SIGINT is nothing to it.
     """
 
-    def __init__(self, soft: float) -> None:
+    def __init__(self, soft: float, *, interrupts: bool = True) -> None:
         super().__init__(soft)
+        self._interrupts = interrupts
         self._at_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._had_terminal = has_terminal()
         self._remap = os.environ.get("REMAP_SIGTERM", "").upper() == "SIGQUIT"
@@ -97,7 +98,8 @@ class OnSignals(Shutdown):
         rung.setblocking(False)
         before = signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
         actions: dict[int, Callable[[int, object], None]] = {
-            signal.SIGTERM: self._on_end, signal.SIGINT: self._on_end,
+            signal.SIGTERM: self._on_end,
+            signal.SIGINT: self._on_end if self._interrupts else lambda *_: None,
             signal.SIGQUIT: self._on_end, signal.SIGUSR1: self._on_question,
         }  # fmt: skip
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

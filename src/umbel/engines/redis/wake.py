@@ -19,7 +19,7 @@ from typing import Any, Final
 import hiredis
 
 from umbel.engines.redis.connection import Command, Server, pack
-from umbel.engines.waiting import Bundle
+from umbel.engines.waiting import Bundle, read_now, write_now
 from umbel.exceptions import OperationalError
 
 logger: Final = logging.getLogger("umbel.engines.redis")
@@ -86,7 +86,7 @@ class Tracker:
     def collect(self) -> None:
         """Take in what has changed so far."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._bell, READ)
+            read_now(self._bell, READ)
         while self._socket is not None:
             self._socket.settimeout(0)
             try:
@@ -105,7 +105,7 @@ class Tracker:
     def ring(self) -> None:
         """Make `fileno` readable until `collect`."""
         with contextlib.suppress(BlockingIOError):  # it is
-            os.write(self._clapper, b"!")
+            write_now(self._clapper, b"!")
 
     def _take(self, push: Any) -> None:
         if isinstance(push, list) and push and push[0] == b"invalidate":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from umbel.engines.sqlite.forks import watch
+from umbel.engines.waiting import read_now, write_now
 from umbel.exceptions import OperationalError
 
 Kind = Literal["work", "result"]
@@ -60,7 +61,7 @@ class FifoWaker:
     def drain(self) -> None:
         """Forget the news so far."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._descriptor, 65536)
+            read_now(self._descriptor, 65536)
 
     def close(self) -> None:
         """Remove the FIFO; in a forked child only its copy of the descriptor."""
@@ -116,7 +117,7 @@ class Bell:
                     self._list(changed)
             for name, descriptor in list(self._open.items()):
                 try:
-                    os.write(descriptor, b"!")
+                    write_now(descriptor, b"!")
                 except BlockingIOError:
                     pass  # full: it has been woken often enough
                 except OSError:
@@ -128,7 +129,7 @@ class Bell:
         with contextlib.suppress(OSError):
             descriptor = os.open(self._run_dir / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                os.write(descriptor, b"!")
+                write_now(descriptor, b"!")
             finally:
                 os.close(descriptor)
 
