@@ -953,7 +953,9 @@ def test_a_songs_database_is_no_file_of_schedules(make: Callable[..., App], tmp_
 
 
 def test_the_apps_own_store_may_be_named(tmp_path: Path) -> None:
-    app = App("same", broker=f"sqlite:///{tmp_path}/queue.db", backend="broker")
+    app = App(
+        "same", broker=f"sqlite:///{tmp_path}/queue.db", backend="broker", set_as_current=False
+    )
     assert open_store(app, str(tmp_path / "queue.db")) is app.engine.state
     app.close()
 
