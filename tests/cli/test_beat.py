@@ -260,3 +260,22 @@ def test_a_schedule_of_celery_3_as_it_stands(empty: Project, tmp_path: Path) -> 
     assert all(time.endswith("+08:00 CST") for time in times)
     assert {int(time[11:13]) for time in times} == set(range(8, 19))
     assert {int(time[14:16]) for time in times} == {0, 10, 20, 30, 40, 50}
+
+
+def test_a_second_signal_ends_a_scheduler_that_waits_for_an_argument(ticking: Project) -> None:
+    code = TICKING.replace(
+        '"args": ("often",)',
+        '"args": [BeatLazyFunc(lambda: open("asked", "w") and __import__("time").sleep(60))]',
+    )
+    ticking.write("tasks.py", f"from umbel.beat import BeatLazyFunc\n{code}")
+    process = ticking.popen("beat")
+    try:
+        wait_for((ticking.folder / "asked").exists, "the argument")
+        deadline = time.monotonic() + 15
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+    finally:
+        end(process)
+    assert process.returncode == -signal.SIGTERM

@@ -149,3 +149,13 @@ def test_what_the_code_declares_is_not_edited(ticking: Project) -> None:
     end(process)
     complaint = ticking.refuse("schedule", "edit", "later", "--every", "1", code=1)
     assert "declared by the code of tasks" in complaint
+
+
+def test_a_file_that_is_not_there_is_not_made_by_asking_for_it(project: Project) -> None:
+    for words in (["list"], ["next"], ["pause", "x"], ["run", "x"]):
+        told = project.ask("schedule", *words, "-s", "typo", code=1)["error"]["message"]
+        assert told.startswith("There is no schedule at ")
+    assert not (project.folder / "typo").exists()
+    project.say("schedule", "add", "x", "tasks.add", "1", "2", "--every", "9", "-s", "file")
+    rows = project.ask("schedule", "list", "-s", "file")["schedule"]
+    assert [row["name"] for row in rows] == ["x"]

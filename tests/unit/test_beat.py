@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,88 +16,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.unit import beat_scene
+from tests.unit.beat_scene import START, on_file, sent, set_clock, start, ticks, turn_at
 from umbel import App, clock, signals
-from umbel.beat import BeatLazyFunc, ScheduleError, Schedules, open_store
+from umbel.beat import BeatLazyFunc, ScheduleError, open_store
 from umbel.beat import places as beat_places
 from umbel.beat.scheduler import Scheduler
-from umbel.engines.memory import MemoryEngine
 from umbel.engines.state import ScheduleChange, ScheduleRecord
 from umbel.exceptions import ImproperlyConfigured, OperationalError
 from umbel.message import task as task_message
 from umbel.schedules import BaseSchedule, clocked, crontab, schedstate, schedule, solar
 
-START = datetime(2026, 6, 10, 10, 0, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture(autouse=True)
-def _clock() -> Iterator[None]:
-    now = clock.time
-    yield
-    clock.time = now
-
-
-def set_clock(at: float) -> None:
-    clock.time = lambda: at
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Makes apps on one store, at ten o'clock."""
-    set_clock(START)
-    url = {"memory": "memory://beat", "sqlite": f"sqlite:///{tmp_path}/queue.db"}[request.param]
-    apps: list[App] = []
-    shared = MemoryEngine("beat")
-
-    def make(**settings: Any) -> App:
-        app = App("shop", broker=url, backend="broker", set_as_current=False, **settings)
-        if request.param == "memory":
-            app._engine = shared
-        apps.append(app)
-        return app
-
-    yield make
-    for app in apps:
-        app.close()
-
-
-class Ran:
-    """A message that was sent."""
-
-    def __init__(self, payload: bytes, queue: str, due: float | None) -> None:
-        self.task = task_message.decode(payload)
-        self.headers = json.loads(payload)["headers"]
-        self.args, self.kwargs = self.task.args, self.task.kwargs
-        self.queue, self.due = queue, due
-
-    @property
-    def tick(self) -> tuple[str, float]:
-        at = datetime.fromisoformat(self.headers["periodic_task_due"]).timestamp()
-        return self.headers["periodic_task_name"], round(at - START, 6)
-
-
-def sent(app: App) -> list[Ran]:
-    """The messages that were sent since the last look."""
-    found = app.engine.broker.browse(limit=10_000)
-    app.engine.broker.purge(sorted({one.queue for one in found}))
-    return [Ran(one.payload, one.queue, one.due) for one in found]
-
-
-def ticks(app: App) -> list[tuple[str, float]]:
-    """Names and due times of the ticks that were fired since the last look, since ten o'clock."""
-    return sorted(one.tick for one in sent(app))
-
-
-def start(app: App) -> Scheduler:
-    scheduler = Scheduler(app, open_store(app))
-    scheduler.declare()
-    return scheduler
-
-
-def turn_at(scheduler: Scheduler, seconds: float) -> None:
-    """Let it be so many seconds after ten."""
-    set_clock(START + seconds)
-    while scheduler.turn() == 0.0:
-        pass
+make = beat_scene.make
+_clock = beat_scene._clock
 
 
 # --------------------------------------------------------------------------------- declared
@@ -172,7 +102,7 @@ def test_lazy_arguments_are_made_at_each_tick(make: Callable[..., App]) -> None:
         ({"task": "t", "schedule": 3, "kwargs": [1]}, "kwargs must be a dict"),
         ({"task": "t", "schedule": 3, "timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus'"),
         ({"task": "t", "schedule": 3, "misfire": "twice"}, "'skip', 'once' or 'all'"),
-        ({"task": "t", "schedule": 3, "misfire_limit": 0}, "above 0"),
+        ({"task": "t", "schedule": 3, "misfire_limit": 0}, "from 1 to"),
         ({"task": "t", "schedule": 3, "jitter": -1}, "0 or more"),
         ({"task": 3, "schedule": 3}, "task must be"),
         ({"task": "t", "schedule": True}, "must be seconds"),
@@ -894,13 +824,6 @@ def test_publishing_signals_are_sent(
 # ---------------------------------------------------------------------------- a file of its own
 
 
-def on_file(app: App, file: Path) -> tuple[Scheduler, Schedules]:
-    store = open_store(app, str(file))
-    scheduler = Scheduler(app, store)
-    scheduler.declare()
-    return scheduler, Schedules(app, lambda: store)
-
-
 def test_the_state_in_a_file(make: Callable[..., App], tmp_path: Path) -> None:
     file = tmp_path / "beat" / "schedule"
     app = make(beat_schedule={"a": {"task": "t", "schedule": 10, "options": {"countdown": 5}}})
@@ -1030,7 +953,9 @@ def test_a_songs_database_is_no_file_of_schedules(make: Callable[..., App], tmp_
 
 
 def test_the_apps_own_store_may_be_named(tmp_path: Path) -> None:
-    app = App("same", broker=f"sqlite:///{tmp_path}/queue.db", backend="broker")
+    app = App(
+        "same", broker=f"sqlite:///{tmp_path}/queue.db", backend="broker", set_as_current=False
+    )
     assert open_store(app, str(tmp_path / "queue.db")) is app.engine.state
     app.close()
 

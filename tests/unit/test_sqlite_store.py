@@ -183,13 +183,17 @@ def test_a_newer_format_is_refused(engine: SqliteEngine, path: Path) -> None:
 
 
 def test_an_older_format_is_brought_up_to_date(engine: SqliteEngine, path: Path) -> None:
-    schema = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    schema = (
+        "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND name <> 'history' "
+        "UNION ALL SELECT name || type FROM pragma_table_info('history') ORDER BY 1"
+    )
     engine.broker.publish([message("a")])
     engine.close()
     connection = sqlite3.connect(path)
     today = connection.execute(schema).fetchall()
     for table in ("schedule", "workflow", "piece", "termination"):  # as it was in format 1
         connection.execute(f"DROP TABLE {table}")
+    connection.execute("ALTER TABLE history DROP COLUMN place")
     connection.execute("PRAGMA user_version=1")
     connection.close()
     assert engine.state.schedules() == []

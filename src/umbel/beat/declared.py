@@ -118,7 +118,7 @@ def _start(entry: Entry, now: float, after: float | None = None) -> float | None
     """When a new or changed entry is due first; at once if its schedule fails, to be told then."""
     try:
         return first_due(entry, now, after)
-    except Exception:  # noqa: BLE001  (it is a user's own)
+    except (Exception, SystemExit):  # noqa: BLE001  (it is a user's own)
         return now
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from umbel import signals
 from umbel.beat.places import open_store
@@ -11,6 +12,12 @@ from umbel.beat.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from umbel.app import App
+
+
+logger: logging.Logger = logging.getLogger("umbel.beat")
+
+PATIENCE: Final = 5.0
+"""Seconds in which a scheduler is to end."""
 
 
 class BeatThread(threading.Thread):
@@ -30,8 +37,11 @@ class BeatThread(threading.Thread):
         self.scheduler.run()
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, but not for ever for a schedule that does not return."""
         self.scheduler.stop()
         if self.is_alive():
-            self.join()
+            self.join(PATIENCE)
+            if self.is_alive():
+                logger.error("The scheduler does not end; it is abandoned")
+                return
         self._engine.close()

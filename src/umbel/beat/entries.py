@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import msgspec
 
+from umbel.app.sending.carried import carry
 from umbel.exceptions import DecodeError, EncodeError, ImproperlyConfigured
 from umbel.message import serializer
 from umbel.schedules import BaseSchedule, clocked, cron, crontab, maybe_schedule, schedule, solar
@@ -29,8 +30,14 @@ Misfire = Literal["skip", "once", "all"]
 each."""
 MOST_MISFIRES: Final = 100
 """How many of them `all` runs, the latest ones, unless the entry says otherwise."""
+MOST_LIMIT: Final = 100_000
+"""What an entry may say instead, at most."""
 SHORTEST: Final = 0.001
 """Seconds between two ticks, at least."""
+LONGEST: Final = 100 * 366 * 86400
+"""Seconds between two ticks, at most."""
+END_OF_TIME: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""Unix time after which nothing is due: soon there are no dates any more."""
 CELERY_KEYS: Final = frozenset(
     {"name", "task", "schedule", "args", "kwargs", "options", "relative", "last_run_at",
      "total_run_count"}
@@ -132,17 +139,27 @@ def make_entry(
             raise TypeError(f"{part} must be a dict; got {value!r}")
     if misfire not in get_args(Misfire):
         raise ValueError(f"misfire must be 'skip', 'once' or 'all'; got {misfire!r}")
-    if type(misfire_limit) is not int or misfire_limit < 1:
-        raise ValueError(f"misfire_limit must be a whole number above 0; got {misfire_limit!r}")
+    if type(misfire_limit) is not int or not 1 <= misfire_limit <= MOST_LIMIT:
+        raise ValueError(
+            f"misfire_limit must be a whole number from 1 to {MOST_LIMIT}; got {misfire_limit!r}"
+        )
     if isinstance(jitter, timedelta):
         jitter = jitter.total_seconds()
     if not isinstance(jitter, (int, float)) or not 0 <= jitter < float("inf"):
         raise ValueError(f"jitter must be seconds, 0 or more; got {jitter!r}")
+    carry(task, options or {})  # which refuses what is no option
     return Entry(
         name, task, _check_schedule(when, app, relative=relative), tuple(args or ()),
         dict(kwargs or {}), dict(options or {}), _zone_name(timezone), misfire, misfire_limit,
-        float(jitter), None if last_run_at is None else last_run_at.timestamp(),
+        float(jitter), None if last_run_at is None else _unix_time("last_run_at", last_run_at),
     )  # fmt: skip
+
+
+def _unix_time(name: str, at: object) -> float:
+    """The Unix time of a datetime, which is in UTC if it does not say."""
+    if not isinstance(at, datetime):
+        raise TypeError(f"{name} must be a datetime; got {at!r}")
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _check_schedule(when: Any, app: App, *, relative: bool) -> Any:
@@ -154,9 +171,18 @@ def _check_schedule(when: Any, app: App, *, relative: bool) -> Any:
     ):
         raise TypeError(f"schedule must be seconds, a timedelta, a schedule or cron's line; "
                         f"{when!r} has no is_due()")  # fmt: skip
-    made = maybe_schedule(when, relative, app)
+    try:
+        made = maybe_schedule(when, relative, app)
+    except ValueError as error:
+        if isinstance(when, str):
+            raise
+        raise ValueError(f"schedule must be a number of seconds: {error}") from error
     if type(made) is schedule and made.seconds < SHORTEST:
         raise ValueError(f"schedule must be at least {SHORTEST} s; got {made.seconds:g} s")
+    if type(made) is schedule and made.seconds > LONGEST:
+        raise ValueError(f"schedule must be at most {LONGEST} s; got {made.seconds:g} s")
+    if type(made) is clocked and made.clocked_time.timestamp() > END_OF_TIME:
+        raise ValueError(f"schedule must be before the year 9999; got {made.clocked_time}")
     return made
 
 
@@ -201,7 +227,7 @@ def encode(entry: Entry, owner: str | None) -> bytes:
         )
     return msgspec.json.encode(
         Definition(
-            entry.task, when, msgspec.Raw(call), entry.timezone, entry.misfire,
+            entry.task, when, msgspec.Raw(call), _zone_of_wall(entry), entry.misfire,
             entry.misfire_limit, entry.jitter, owner, needs_code,
         )
     )  # fmt: skip
@@ -219,19 +245,20 @@ def restore(name: str, definition: Definition, app: App) -> Entry:
     """The entry that a definition is of; `DecodeError` if it needs code, or is not readable."""
     if definition.needs_code:
         raise DecodeError("it needs the code that declares it")
-    ((kind, values),) = definition.schedule.items()
     try:
+        ((kind, values),) = definition.schedule.items()
         when = read_schedule(kind, values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DecodeError(f"no schedule that this version knows: {kind} {values!r}") from error
+        when.app = app
+        args, kwargs, options = cast("list[Any]", serializer.loads(bytes(definition.call)))
+        return Entry(
+            name, definition.task, when, list(args), dict(kwargs), dict(options),
+            _zone_name(definition.timezone), definition.misfire, definition.misfire_limit,
+            definition.jitter,
+        )  # fmt: skip
     except ImproperlyConfigured as error:  # something is not installed here
         raise DecodeError(str(error)) from error
-    when.app = app
-    args, kwargs, options = cast("list[Any]", serializer.loads(bytes(definition.call)))
-    return Entry(
-        name, definition.task, when, args, kwargs, options, definition.timezone,
-        definition.misfire, definition.misfire_limit, definition.jitter,
-    )  # fmt: skip
+    except Exception as error:  # whatever a later version, or somebody else, has written there
+        raise DecodeError(f"no definition that this version knows: {error!r}") from error
 
 
 def read_schedule(kind: str, values: Sequence[Any]) -> BaseSchedule:
@@ -252,6 +279,20 @@ def _describe_schedule(when: Any) -> tuple[dict[str, Any], bool]:
     return {"code": f"{kind}: {_strip_addresses(repr(when))}"}, True
 
 
+def _zone_of_wall(entry: Entry) -> str | None:
+    """The zone of an entry that goes by the clock on the wall, also if it is the app's.
+
+    So one that is read by another app, or after the app has moved, goes on by the zone it is meant
+    for.
+    """
+    when = entry.schedule
+    by_wall = isinstance(when, (crontab, cron)) or (isinstance(when, schedule) and when.relative)
+    if entry.timezone is not None or not by_wall or when.nowfun is not None:
+        return entry.timezone
+    zone = entry.zone
+    return getattr(zone, "key", None) or str(zone)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -267,6 +308,13 @@ def _strip_addresses(text: str) -> str:
 
 def describe_schedule(when: Mapping[str, Any]) -> str:
     """A definition's schedule for people."""
+    try:
+        return _describe(when)
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return "unknown to this version"
+
+
+def _describe(when: Mapping[str, Any]) -> str:
     ((kind, values),) = when.items()
     if kind == "every":
         return (
@@ -285,8 +333,8 @@ def describe_schedule(when: Mapping[str, Any]) -> str:
 
 def same_times(one: Entry, other: Entry) -> bool:
     """Whether two entries have their ticks at the same times."""
-    return (one.timezone, _describe_schedule(one.schedule)) == (
-        other.timezone, _describe_schedule(other.schedule),
+    return (_zone_of_wall(one), _describe_schedule(one.schedule)) == (
+        _zone_of_wall(other), _describe_schedule(other.schedule),
     )  # fmt: skip
 
 

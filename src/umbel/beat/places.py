@@ -28,6 +28,11 @@ ENDINGS: Final = ("", ".db", ".umbel.db")
 """What is put behind the name of a file of schedules until none is there that is not ours."""
 LOCK_TIMEOUT: Final = 5.0
 """Seconds."""
+ON_ITS_WAY: Final = "umbel.beat>"
+"""What stands before the queue of a message in a file of schedules.
+
+So nothing else is sent on, if the file that was named is a store with messages of its own.
+"""
 
 
 def open_schedules(app: App) -> Schedules:
@@ -41,7 +46,8 @@ def open_store(app: App, file: str | None = None, engine: Engine | None = None) 
     `engine`: the connection to the app's store that is to be used.
     """
     engine = engine or app.engine
-    file = file or app.conf.beat_schedule_filename
+    if file is None:
+        file = app.conf.beat_schedule_filename
     if file is None:
         return engine.state
     path = choose_file(file)
@@ -54,6 +60,10 @@ def choose_file(file: str) -> Path:
     """The file to use where one is asked for: a file there that is not ours is left alone."""
     for ending in ENDINGS:
         path = Path(file + ending).absolute()
+        if path.exists() and not path.is_file():
+            raise ImproperlyConfigured(
+                f"{path} is no regular file, so it cannot hold the schedule. Name one with -s."
+            )
         if not path.exists() or is_store(path):
             return path
     raise ImproperlyConfigured(
@@ -74,6 +84,15 @@ class FileStore:
         self.path = path
         self._target = target
         self._engine = connect_engine(f"sqlite:///{quote(os.fspath(path))}")
+        try:
+            with contextlib.suppress(OperationalError):  # it is locked, and can be used later
+                self._engine.state.schedules([])
+        except ImproperlyConfigured as error:
+            reason = str(error).partition(" cannot be used: ")[2].partition(". Set ")[0]
+            raise ImproperlyConfigured(
+                f"The file of the schedule {path} cannot be used: {reason or error}. "
+                "Name another one with -s, on a local disk that this user may write to."
+            ) from error
 
     def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
         """See `StateStore.schedules`."""
@@ -81,7 +100,7 @@ class FileStore:
 
     def due_schedules(self, now: float, limit: int) -> tuple[list[ScheduleRecord], float | None]:
         """See `StateStore.due_schedules`; also sends on what is left in the file."""
-        if self._engine.broker.browse(limit=1):
+        if self._queues():
             with self._locked():
                 self._send_on(left=True)
         return self._engine.state.due_schedules(now, limit)
@@ -92,21 +111,28 @@ class FileStore:
             return self._engine.state.change_schedules(changes)
         with self._locked():
             self._send_on(left=True)
-            refused = self._engine.state.change_schedules(changes)
+            refused = self._engine.state.change_schedules([_put_aside(one) for one in changes])
             with contextlib.suppress(OperationalError):  # it is safe here, and sent on later
                 self._send_on(left=False)
         return refused
 
+    def _queues(self) -> list[str]:
+        """The queues of the messages that are to be sent on."""
+        return [
+            held.queue for held in self._engine.broker.counts() if held.queue.startswith(ON_ITS_WAY)
+        ]
+
     def _send_on(self, *, left: bool) -> None:
         broker = self._engine.broker
-        waiting = broker.browse(limit=sys.maxsize)
-        if not waiting:
+        queues = self._queues()
+        if not queues:
             return
+        waiting = [one for queue in queues for one in broker.browse(queue, limit=sys.maxsize)]
         messages = [_as_message(one) for one in waiting]
         if left:
             messages = [one for one in messages if not self._is_known(one.id)]
         self._target.broker.publish(messages)
-        broker.purge(sorted({one.queue for one in waiting}))
+        broker.purge(queues)
 
     def _is_known(self, id: str) -> bool:
         """Whether the app's store has had a task of that id."""
@@ -158,6 +184,13 @@ def _as_message(waiting: Waiting) -> Message:
     """A message as it was before it was stored."""
     envelope = msgspec.json.decode(waiting.payload, type=_Envelope)
     return Message(
-        envelope.properties.delivery_tag, envelope.headers.id, waiting.queue, waiting.payload,
-        waiting.priority, waiting.due,
+        envelope.properties.delivery_tag, envelope.headers.id,
+        waiting.queue.removeprefix(ON_ITS_WAY), waiting.payload, waiting.priority, waiting.due,
     )  # fmt: skip
+
+
+def _put_aside(change: ScheduleChange) -> ScheduleChange:
+    messages = [
+        msgspec.structs.replace(one, queue=ON_ITS_WAY + one.queue) for one in change.messages
+    ]
+    return msgspec.structs.replace(change, messages=tuple(messages))

@@ -25,6 +25,7 @@ from umbel.beat.entries import Entry, decode, encode, restore
 from umbel.beat.records import Body, ScheduleStore, read_body
 from umbel.beat.sending import build
 from umbel.beat.ticks import ON_TIME, Turn, take_turn
+from umbel.beat.watch import Watch
 from umbel.engines.broker import Message
 from umbel.engines.state import ScheduleChange, ScheduleRecord
 from umbel.exceptions import DecodeError, OperationalError
@@ -43,8 +44,10 @@ PATIENCE: Final = (0.2, 0.5)
 SHORTEST_SLEEP: Final = 0.005
 ASK_AGAIN: Final = 60.0
 """Seconds after which an entry is tried again whose schedule has failed."""
-MOST_KNOWN: Final = 50_000
+MOST_KNOWN: Final = 20_000
 """Definitions that are kept read."""
+MOST_TOLD: Final = 500
+"""Characters that are kept of an error."""
 
 
 class Step(NamedTuple):
@@ -52,6 +55,8 @@ class Step(NamedTuple):
 
     change: ScheduleChange
     task: str
+    told: str = ""
+    """What the log says once it is done."""
 
 
 class Scheduler:
@@ -60,6 +65,7 @@ class Scheduler:
     def __init__(self, app: App, store: ScheduleStore) -> None:
         self._app = app
         self._store = store
+        self._owner = owner_of(app)
         self._declared: dict[tuple[str, bytes], Entry] = {}
         """The entries of the code, by name and definition."""
         self._entries: dict[tuple[str, bytes], Entry | None] = {}
@@ -71,6 +77,7 @@ class Scheduler:
         self._complaint = ""
         self._stopping = False
         self._bell: socket.socket | None = None
+        self._watch = Watch()
         self.fired = 0
         """Ticks so far."""
 
@@ -80,7 +87,7 @@ class Scheduler:
         `ImproperlyConfigured` if one of them is wrong.
         """
         self._unfollowed = entries = read_declared(self._app)
-        owner = owner_of(self._app)
+        self._owner = owner = owner_of(self._app)
         self._declared = {(name, encode(entry, owner)): entry for name, entry in entries.items()}
         return len(entries)
 
@@ -100,7 +107,7 @@ class Scheduler:
         self._bell, ear = socket.socketpair()
         poll = select.poll()
         poll.register(ear, select.POLLIN)
-        with self._bell, ear:
+        with self._bell, ear, self._watch.looking():
             while not self._stopping:
                 poll.poll(self.turn() * 1000)
 
@@ -149,8 +156,12 @@ class Scheduler:
         # If only some are refused, somebody has edited those.
         outrun = len(refused) == len(steps)
         self._patience = random.uniform(*PATIENCE) if outrun else 0.0  # noqa: S311
-        for change, task in steps:
-            if change.name in refused or not change.messages:
+        for change, task, told in steps:
+            if change.name in refused:
+                continue
+            if told:
+                logger.warning("%s", told)
+            if not change.messages:
                 continue
             self.fired += 1
             logger.info("Scheduler: Sending due task %s (%s)", change.name, task)
@@ -169,7 +180,7 @@ class Scheduler:
         except Exception:
             logger.exception("A batch of ticks could not be stored; trying them one by one")
         refused: set[str] = set()
-        for change, _ in steps:
+        for change, _, _ in steps:
             try:
                 refused.update(store([change]))
             except OperationalError:
@@ -193,17 +204,21 @@ class Scheduler:
         if entry is None:
             return None
         last = body.added if body.last is None else body.last
+        self._watch.begin(entry.name)
         try:
             turn = take_turn(entry, record.due, last, now)
-        except Exception as error:
+            change = self._move_on(record, body, entry, turn)
+            return Step(change, entry.task, _tell_missed(entry, turn, now - record.due))
+        except (Exception, SystemExit) as error:
             logger.exception("The schedule of %s has failed; asking it again in %g s", entry.name,
                              ASK_AGAIN)  # fmt: skip
-            failed = msgspec.structs.replace(body, error=f"schedule: {error!r}")
+            failed = msgspec.structs.replace(body, error=f"schedule: {_tell(error)}")
             return Step(records.change(record, failed, now + ASK_AGAIN), entry.task)
-        return Step(self._move_on(record, body, entry, turn, now), entry.task)
+        finally:
+            self._watch.end()
 
     def _move_on(
-        self, record: ScheduleRecord, body: Body, entry: Entry, turn: Turn, now: float
+        self, record: ScheduleRecord, body: Body, entry: Entry, turn: Turn
     ) -> ScheduleChange:
         messages: list[Message] = []
         sent, error = 0, None
@@ -211,16 +226,9 @@ class Scheduler:
             try:
                 messages += build(self._app, entry, due)
                 sent += 1
-            except Exception as failure:
+            except (Exception, SystemExit) as failure:
                 logger.exception("The tick of %s could not be sent", entry.name)
-                error = repr(failure)
-        late = now - (record.due or now)
-        if turn.missed and late > ON_TIME:
-            logger.warning(
-                "%s was due %.0f s ago, when no scheduler ran: of %d ticks since then %d are run "
-                "(misfire=%s)",
-                entry.name, late, turn.missed + len(turn.fire), len(turn.fire), entry.misfire,
-            )  # fmt: skip
+                error = _tell(failure)
         moved = msgspec.structs.replace(
             body,
             last=body.last if turn.last is None else turn.last,
@@ -239,7 +247,11 @@ class Scheduler:
             if len(self._entries) >= MOST_KNOWN:
                 self._entries.clear()
             try:
-                self._entries[key] = restore(key[0], decode(key[1]), self._app)
+                definition = decode(key[1])
+                if definition.owner in {None, self._owner}:
+                    self._entries[key] = restore(key[0], definition, self._app)
+                else:  # that app's schedulers know its routes and its tasks
+                    self._entries[key] = None
             except DecodeError as error:
                 self._entry_error(*key, error)
         return self._entries[key]
@@ -248,3 +260,25 @@ class Scheduler:
         if (name, data) not in self._entries:
             self._entries[name, data] = None
             logger.warning("The entry %s is left to other schedulers: %s", name, error)
+
+
+def _tell_missed(entry: Entry, turn: Turn, late: float) -> str:
+    """What the log says of ticks that came while no scheduler ran."""
+    if not turn.missed or late <= ON_TIME:
+        return ""
+    run = len(turn.fire) + turn.left
+    return (
+        f"{entry.name} was due {late:.0f} s ago, when no scheduler ran: of {run + turn.missed} "
+        f"ticks since then {run} are run (misfire={entry.misfire})"
+    )
+
+
+def _tell(error: BaseException) -> str:
+    """An error as a record can keep it."""
+    try:
+        text = repr(error)
+    except Exception:  # noqa: BLE001  (it is a user's)
+        text = type(error).__name__
+    if len(text) > MOST_TOLD:
+        text = f"{text[:MOST_TOLD]}…"
+    return text.encode(errors="backslashreplace").decode()

@@ -11,8 +11,9 @@ import msgspec
 
 from umbel import clock
 from umbel.beat import records
-from umbel.beat.declared import read_declared
+from umbel.beat.declared import owner_of, read_declared
 from umbel.beat.entries import (
+    END_OF_TIME,
     Definition,
     Entry,
     Misfire,
@@ -218,7 +219,13 @@ class Schedules:
         ids: list[str] = []
 
         def change(record: ScheduleRecord, body: Body) -> ScheduleChange:
-            entry = self._entry(name, decode(bytes(body.definition)))
+            definition = decode(bytes(body.definition))
+            if definition.owner not in {None, owner_of(self._app)}:
+                raise ScheduleError(
+                    f"The periodic task {name!r} is declared by the code of {definition.owner}, "
+                    "which knows its queue and its options. Run it there."
+                )
+            entry = self._entry(name, definition)
             messages = tuple(build(self._app, entry, clock.time()))
             ids[:] = [message.id for message in messages]
             counted = msgspec.structs.replace(body, runs=body.runs + 1)
@@ -309,11 +316,14 @@ class Schedules:
         )  # fmt: skip
 
     def _zone(self, definition: Definition) -> tzinfo:
-        return find_zone(definition.timezone) if definition.timezone else self._app.timezone
+        try:
+            return find_zone(definition.timezone) if definition.timezone else self._app.timezone
+        except ValueError:  # a zone that is not known here
+            return self._app.timezone
 
 
 def _moment(at: float | None, zone: tzinfo) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, zone)
+    return None if at is None or at > END_OF_TIME else datetime.fromtimestamp(at, zone)
 
 
 def _as_schedule(when: When, timezone: str | tzinfo | None) -> Any:

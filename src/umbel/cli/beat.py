@@ -155,11 +155,18 @@ def tell_of_file(wanted: str | None, store: object) -> str | None:
 
 
 def watch_signals(scheduler: Scheduler) -> None:
-    """End on SIGTERM and Ctrl-C; SIGUSR1 shows where it stands."""
+    """End on SIGTERM and Ctrl-C, and at once the second time; SIGUSR1 shows where it stands."""
     import faulthandler
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, lambda *_: scheduler.stop())
+    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+    def stop(*_: object) -> None:
+        scheduler.stop()
+        for number in ends:  # it may be waiting for a schedule that does not return
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in ends:
+        signal.signal(number, stop)
     faulthandler.register(signal.SIGUSR1)
 
 

@@ -19,7 +19,8 @@ def purge(
 ) -> None:
     """Drop the messages that wait in queues.
 
-    Delayed ones too; what a worker has claimed stays.
+    Delayed ones too; what a worker has claimed stays. Tasks of workflows are revoked, so that
+    chords and the steps after them end.
     """
     asked = ctx.ensure_object(Invocation)
     target = asked.load_store()
@@ -32,7 +33,9 @@ def purge(
     if waiting:
         question = f"Drop {count(waiting, 'message')} waiting in {names} of {target.store.name}?"
         confirm(question, force=force, as_json=asked.as_json)
-        dropped = target.store.broker.purge(chosen)
+        from umbel.app.purging import purge as purge_queues
+
+        dropped = purge_queues(target.app, chosen)
     if asked.as_json:
         place = {"store": target.store.name, "exists": target.exists}
         print_json({**place, "queues": chosen, "dropped": dropped})

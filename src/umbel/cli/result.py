@@ -33,6 +33,8 @@ UNKNOWN = "UNKNOWN"
 @click.option("--traceback", is_flag=True, help="Show the traceback of a failed task too.")
 @click.option("--wait", is_flag=True, help="Wait for the task's end.")
 @click.option("--timeout", type=Seconds(), metavar="S", help="Wait no longer.")
+@click.option("--tree", is_flag=True, help="Show the workflow that it is part of.")
+@click.option("--mermaid", is_flag=True, help="Write the workflow as a flowchart of Mermaid.")
 @common_options
 @click.pass_context
 def result(
@@ -42,13 +44,19 @@ def result(
     traceback: bool,
     wait: bool,
     timeout: float | None,
+    tree: bool,
+    mermaid: bool,
 ) -> int:
     """Show what became of a task, or where it is.
 
-    With --wait the exit code is 1 if the task failed.
+    With --wait the exit code is 1 if the task failed. With --tree (or --mermaid) it shows the
+    workflow, whichever of its tasks, or groups, the id is of: which steps have ended, wait, or
+    have failed, and why.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout says how long to --wait.")
+    if (tree or mermaid) and (wait or traceback or task):
+        raise click.UsageError("--tree and --mermaid show a workflow as it is; no other options.")
     asked = ctx.ensure_object(Invocation)
     target = asked.load_store()
     if not target.exists:
@@ -57,6 +65,8 @@ def result(
         else:
             announce(target)
         return 0
+    if tree or mermaid:
+        return show_tree(asked, target, id, mermaid=mermaid)
     from umbel import states
 
     report = look(target, id)
@@ -73,6 +83,20 @@ def result(
         announce(target)
         show(target, report, traceback=traceback)
     return FAILURE if wait and report["state"] in states.PROPAGATE_STATES else 0
+
+
+def show_tree(asked: Invocation, target: Target, id: str, *, mermaid: bool) -> int:
+    """Show the workflow that a task is part of; the exit code."""
+    from umbel.cli import tree
+
+    found = tree.gather(target, id)
+    if asked.as_json:
+        print_json({"store": target.store.name, "exists": True, **found.as_record()})
+    elif mermaid:
+        click.echo(tree.mermaid(found))
+    elif announce(target):
+        tree.show(found)
+    return 0
 
 
 def _empty(target: Target, id: str) -> dict[str, Any]:

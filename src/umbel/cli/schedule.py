@@ -138,7 +138,7 @@ def add_command(
     if when is None:
         raise click.UsageError(f"Say when: one of {', '.join(f'--{name}' for name in WHEN)}.")
     asked = ctx.ensure_object(Invocation)
-    target, schedules = _open(asked, file, make=True)
+    target, schedules = _open(asked, file, make=True, add=True)
     if task not in target.app.tasks:
         click.echo(f"Warning: {target.name or 'the app'} knows no task {task!r}.", err=True)
     more = _read_entry(given, words)
@@ -258,11 +258,19 @@ def next_command(ctx: click.Context, names: tuple[str, ...], number: int, file: 
 # ------------------------------------------------------------------------------- within
 
 
-def _open(asked: Invocation, file: str | None, *, make: bool = False) -> tuple[Target, Any]:
-    """The app, and its periodic tasks; without `make` None for those while there is no store."""
+def _open(
+    asked: Invocation, file: str | None, *, make: bool = False, add: bool = False
+) -> tuple[Target, Any]:
+    """The app, and its periodic tasks; without `make` None for those while there is no store.
+
+    Only with `add` a file that is named is made if it is not there.
+    """
     from umbel.beat import Schedules, open_store
+    from umbel.beat.places import choose_file
 
     target = asked.load_store()
+    if file is not None and not add and not choose_file(file).exists():
+        raise Refusal(f"There is no schedule at {choose_file(file)}.", FAILURE)
     if not (make or target.exists or file):
         return target, None
     store = open_store(target.app, file)

@@ -404,7 +404,9 @@ def work(
     from umbel.worker.supervisor import Options, Supervisor
 
     if wishes.purge:
-        dropped = app.engine.broker.purge(queues)
+        from umbel.app.purging import purge
+
+        dropped = purge(app, queues)
         tell(asked, {"event": "purged", "messages": dropped, "queues": queues},
              f"purged {count(dropped, 'message')} from {', '.join(queues)}")  # fmt: skip
     app.conf.log_notes()

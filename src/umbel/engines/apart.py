@@ -125,6 +125,7 @@ class _Results:
         self.listen = results.listen
         self.parts = workflows.parts
         self.progress = workflows.progress
+        self.chords = workflows.chords
         self.kept = workflows.kept
 
 

@@ -125,6 +125,14 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     """The node's name."""
     retries: int = 0
     error: str | None = None
+    root: str | None = None
+    """From here on where in a workflow it stood: the task that all of it began with, if another."""
+    parent: str | None = None
+    """The task before it, or that sent it."""
+    group: str | None = None
+    """The group, or the header of the chord, that it was in."""
+    joins: str | None = None
+    """The chord whose body it was."""
 
 
 class Chord(msgspec.Struct, frozen=True, gc=False):
@@ -163,6 +171,16 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     id: str
     steps: tuple[bytes, ...]
     expires: float | None = None
+
+
+class Joining(msgspec.Struct, frozen=True, gc=False):
+    """A chord whose body has not ended."""
+
+    id: str
+    size: int
+    ended: int
+    body: Message | None
+    """None where whoever sent it left none in the store (Celery)."""
 
 
 class Workflow(msgspec.Struct, frozen=True, gc=False):

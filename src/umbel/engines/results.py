@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from umbel.engines.broker import StoredResult, Waker
+from umbel.engines.broker import Joining, StoredResult, Waker
 
 
 class ResultStore(Protocol):
@@ -38,6 +38,10 @@ class ResultStore(Protocol):
 
     def progress(self, chord: str) -> tuple[int, int] | None:
         """How many parts of a chord are there, of how many; None if there is no such chord."""
+        ...
+
+    def chords(self, limit: int = 10_000) -> list[Joining]:
+        """The chords that are there, in no order."""
         ...
 
     def kept(self, id: str, start: int, stop: int) -> list[bytes]:

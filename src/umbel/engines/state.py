@@ -81,18 +81,21 @@ class HistoryFilter(TypedDict, total=False):
     """Of a task's id."""
     state: str | None
     """Of a state (`umbel.states`), or LOST: the attempt's process died."""
+    linked: bool | None
+    """True: those that began with another task, or were in a group."""
     limit: int
     """No more than so many; by default 100."""
 
 
 def select(entries: Iterable[HistoryEntry], which: HistoryFilter) -> list[HistoryEntry]:
     """Those of some entries that are meant, in their order; no more is read than is needed."""
-    limit = which.get("limit", 100)
+    limit, linked = which.get("limit", 100), which.get("linked")
     asked = [(field, which.get(field)) for field in ("task", "id", "state")]
     chosen = (
         entry
         for entry in entries
         if all(value in {None, getattr(entry, field)} for field, value in asked)
+        and (not linked or entry.root or entry.group)
     )
     return list(islice(chosen, limit))
 

@@ -36,7 +36,7 @@ class schedule(BaseSchedule):  # noqa: N801  (Celery's name)
         if run_every is None:
             run_every = 0
         if not isinstance(run_every, timedelta):
-            run_every = timedelta(seconds=run_every)
+            run_every = _as_timedelta(run_every)
         if run_every < timedelta():
             raise ValueError(f"run_every must not be negative; got {run_every.total_seconds():g} s")
         self.run_every = run_every
@@ -71,7 +71,8 @@ class schedule(BaseSchedule):  # noqa: N801  (Celery's name)
                 past = local.minute * 60 + local.second if size == 3600 else local.second
                 due = math.floor(due) - past
                 return due if due > after else due + size
-        return math.floor(due)
+        due = math.floor(due)
+        return due if due > after else due + 1
 
     def __repr__(self) -> str:
         return f"<freq: {self.human_seconds}>"
@@ -86,6 +87,13 @@ class schedule(BaseSchedule):  # noqa: N801  (Celery's name)
 
     def __reduce__(self) -> tuple[type[schedule], tuple[Any, ...]]:
         return type(self), (self.run_every, self.relative, self.nowfun)
+
+
+def _as_timedelta(seconds: float) -> timedelta:
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise ValueError(f"run_every must be seconds; got {seconds}") from None
 
 
 def _midnight(after: float, every: timedelta, zone: tzinfo) -> float:

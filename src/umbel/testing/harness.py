@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import shutil
 import tempfile
+import time as system
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import count
@@ -21,7 +22,7 @@ import msgspec
 
 from umbel import clock, states
 from umbel.app import App, Task
-from umbel.app.current import apps
+from umbel.app.current import State, apps
 from umbel.engines.broker import Waiting
 from umbel.engines.memory import MemoryEngine
 from umbel.engines.memory.results import MemoryResults
@@ -42,6 +43,7 @@ from umbel.message import result as result_message
 from umbel.message import task as task_message
 from umbel.message.content import content_types
 from umbel.result import EagerResult
+from umbel.testing.periodic import Periodic
 from umbel.testing.stepper import Ended, Stepper
 
 EVERYTHING: Final = 1 << 40
@@ -88,6 +90,7 @@ class Harness:
         self._ends = contextlib.ExitStack()
         self._engines: dict[str, _Engine] = {}
         self._ahead = 0.0
+        self._periodic = Periodic()
 
     def __enter__(self) -> Self:
         for app in list(apps):
@@ -158,13 +161,28 @@ class Harness:
         """Let time pass: `advance(90)`, `advance(hours=1)`, `advance(timedelta(days=2))`.
 
         It moves the clock by which tasks become due and expire, and results are dropped; not
-        `time.time()` and not `datetime.now()`. Nothing runs by it: call `run` then.
+        `time.time()` and not `datetime.now()`. Periodic tasks are sent on the way, each when it is
+        due: those of the apps that the test uses, and of the current one. Nothing runs by it: call
+        `run` then.
         """
         step = by if isinstance(by, timedelta) else timedelta(seconds=by)
         seconds = (step + timedelta(**parts)).total_seconds()
         if seconds < 0:
             raise ValueError(f"Time goes forward only; advance() was given {seconds:g} seconds.")
-        self._ahead += seconds
+        users = [app for app in apps if isinstance(app.opened, _Engine)]
+        current = State.current or State.default
+        if current is not None and current not in users:
+            users.append(current)
+        self._periodic.follow(users)
+        self._periodic.fire()
+        until = clock.time() + seconds  # not before: an entry that is new counts from here
+        while (due := self._periodic.next_due()) is not None and due <= until:
+            self._set_clock(due)
+            self._periodic.fire()
+        self._set_clock(until)
+
+    def _set_clock(self, at: float) -> None:
+        self._ahead = max(self._ahead, at - system.time())
         clock.shift(self._ahead)
 
     # ------------------------------------------------------------------ work

@@ -77,7 +77,7 @@ class Settler:
             follow_ups += outcome.sent
         history = HistoryEntry(
             headers.id, headers.task, delivery.queue, state, now, outcome.runtime, self.node,
-            headers.retries or 0, outcome.error,
+            headers.retries or 0, outcome.error, *_standing(headers),
         )  # fmt: skip
         end: Acknowledge | PutBack | Bury = Acknowledge()
         if outcome.ending == "requeued":
@@ -338,8 +338,22 @@ class Settler:
     def _entry(self, delivery: Delivery, headers: Headers, state: str, error: str) -> HistoryEntry:
         return HistoryEntry(
             headers.id, headers.task, delivery.queue, state, clock.time(), None, self.node,
-            headers.retries or 0, error[:500],
+            headers.retries or 0, error[:500], *_standing(headers),
         )  # fmt: skip
+
+
+Standing = tuple[str | None, str | None, str | None, str | None]
+
+
+def _standing(headers: Headers) -> Standing:
+    """Where in a workflow a task stands, for the history: root, parent, group, joins."""
+    root = headers.root_id
+    return (
+        None if root == headers.id else root,
+        headers.parent_id,
+        headers.group if headers.chord is UNSET else headers.chord[0],
+        None if headers.join is UNSET else headers.join[0],
+    )
 
 
 def _summary(error: Exception) -> str:

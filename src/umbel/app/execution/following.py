@@ -52,6 +52,7 @@ from umbel.result.stored import known_exceptions
 if TYPE_CHECKING:
     from umbel.app.app import App
     from umbel.app.request import Request
+    from umbel.engines.results import ResultStore
 
 logger: Final = logging.getLogger("umbel.app")
 
@@ -338,7 +339,7 @@ def after_failure(
         message = task_message.Task(headers, [], {}, {}, task_message.Properties(), "")
     embed = message.embed
     chain = embed.get("chain") or ()
-    rest, kept = _all_steps(app, shelf, chain)
+    rest, kept = all_steps(app, shelf.results, chain)
     ends_in = [_opened(step) if step is rest[-1] else step for step in rest]
     now = clock.time()
     for id in ids_of(ends_in):
@@ -411,8 +412,8 @@ def _count_last(
     count(app, made, last, state, record)
 
 
-def _all_steps(
-    app: App, shelf: Shelf, chain: Sequence[Mapping[str, Any]]
+def all_steps(
+    app: App, results: ResultStore, chain: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Step], list[str]]:
     """All steps to come, and the ids under which some of them are kept."""
     steps: list[Step] = []
@@ -425,7 +426,7 @@ def _all_steps(
             continue
         id, position, size = step["args"]
         kept.append(id)
-        waiting += [_loads(data) for data in reversed(shelf.results.kept(id, position, size))]
+        waiting += [_loads(data) for data in reversed(results.kept(id, position, size))]
     return [step for step in steps if ids_of([step])], kept
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from msgspec import UNSET, UnsetType
@@ -45,6 +45,16 @@ OMITTED: Final[Any] = object()
 """An option that was not given, where None means that the task's own shall not hold."""
 
 
+class Standing(NamedTuple):
+    """Where in a workflow a new task stands; None leaves what follows from who sends it."""
+
+    root: str | None
+    parent: str | None
+    group: str | None
+    group_index: int | None
+    chord: tuple[str, int, str] | None
+
+
 class Unknown:
     """The options of a task that is not known here: none."""
 
@@ -54,7 +64,7 @@ class Unknown:
 UNKNOWN: Final = Unknown()
 
 
-def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
+def build_message(  # noqa: C901, PLR0912, PLR0915  (flat: an option after the other)
     settings: Settings,
     name: str,
     args: tuple[Any, ...] | list[Any] | None,
@@ -64,6 +74,7 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     *,
     by_name: bool = False,
     copies: tuple[str, ...] = (),
+    standing: Standing | None = None,
     task_id: str | None = None,
     countdown: float | timedelta | None = None,
     eta: Moment | None = None,
@@ -80,9 +91,10 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
     """The message of one new task; what is not given comes from `task`, then from the settings.
 
     `by_name`: it is sent by its name, so its function's signature is not looked at. `copies`: more
-    queues that get it. `rare`: the other options of `SendOptions`, but for those of routing, which
-    `umbel.app.sending.routing.route` has resolved. `EncodeError` names an argument that cannot be
-    sent, `TypeError` one that does not fit.
+    queues that get it. `standing`: its place in the workflow that sends it. `rare`: the other
+    options of `SendOptions`, but for those of routing, which `umbel.app.sending.routing.route` has
+    resolved. `EncodeError` names an argument that cannot be sent, `TypeError` one that does not
+    fit.
     """
     args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
     # Not every caller is typed.
@@ -128,6 +140,12 @@ def build_message(  # noqa: C901, PLR0912  (flat: an option after the other)
         ignore_result=ignore_result,
         secret=places,
     )
+    if standing is not None:
+        headers.root_id = standing.root or headers.root_id
+        headers.parent_id = standing.parent or headers.parent_id
+        headers.group, headers.group_index = standing.group, standing.group_index
+        if standing.chord is not None:
+            headers.chord = standing.chord
     properties = Properties(
         id, REPLY_TO,
         settings.task_default_delivery_mode,  # type: ignore[arg-type]  # kept as a number

@@ -16,7 +16,7 @@ import msgspec
 
 from umbel import clock
 from umbel.app.request import current
-from umbel.app.sending.publish import build_message
+from umbel.app.sending.publish import Standing, build_message
 from umbel.app.sending.routing import route
 from umbel.canvas.plan import (
     REST,
@@ -236,8 +236,6 @@ class Outline:
         given: dict[str, Any] = {k: value for k, value in options.items() if k not in OURS}
         own = options.get("headers")
         headers = dict(own) if own else {}
-        if place.chord is not None:
-            headers[CHORD] = place.chord
         if join is not None:
             headers[JOIN] = join
         if headers:
@@ -255,23 +253,23 @@ class Outline:
                 "chord": place.body, "group_id": place.group, "group_index": place.index,
             }  # fmt: skip
             steps[-1] = last
-        given |= {
-            "root_id": options.get("root_id") or place.root,
-            "parent_id": options.get("parent_id") or place.parent,
-            "group_id": options.get("group_id") or (place.group if ends else None),
-            "group_index": _first_given(options.get("group_index"), place.index if ends else None),
-            "chain": self.keep(steps)[::-1],
-            "chord": embed_chord,
-        }
-        for option in ("root_id", "parent_id", "group_id", "group_index", "chord"):
-            if given[option] is None:
-                del given[option]
+        standing = Standing(
+            options.get("root_id") or place.root,
+            options.get("parent_id") or place.parent,
+            options.get("group_id") or (place.group if ends else None),
+            _first_given(options.get("group_index"), place.index if ends else None),
+            place.chord,
+        )
+        if steps:
+            given["chain"] = self.keep(steps)[::-1]
+        if embed_chord is not None:
+            given["chord"] = embed_chord
         task = app.tasks.get(name)
         args, kwargs = step["args"], step["kwargs"]
         final = route(app, name, args, kwargs, task, given)
         message = build_message(
             app.conf, name, args, kwargs, task, by_name=not self._checked or join is not None,
-            **final,
+            standing=standing, **final,
         )  # fmt: skip
         from umbel.app.sending.parcel import all_of
 

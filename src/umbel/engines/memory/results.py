@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umbel import states
-from umbel.engines.broker import StoredResult, Waker
+from umbel.engines.broker import Joining, StoredResult, Waker
 from umbel.engines.memory.store import PipeWaker, Store
 
 
@@ -50,6 +50,12 @@ class MemoryResults:
             if found is None or not found.size:
                 return None
             return len(found.pieces), found.size
+
+    def chords(self, limit: int = 10_000) -> list[Joining]:
+        """Chords; see the contract."""
+        with self._store.lock:
+            open_ones = [(id, one) for id, one in self._store.workflows.items() if one.size]
+        return [Joining(id, one.size, len(one.pieces), one.body) for id, one in open_ones[:limit]]
 
     def kept(self, id: str, start: int, stop: int) -> list[bytes]:
         """Steps of a workflow; see the contract."""

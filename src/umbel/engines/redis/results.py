@@ -8,11 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from umbel import clock, states
-from umbel.engines.broker import StoredResult, Waker
+from umbel.engines.broker import Joining, StoredResult, Waker
 from umbel.engines.redis.connection import Command, Server, script
 from umbel.engines.redis.keys import Keys
 from umbel.engines.redis.wake import ResultWaker
-from umbel.engines.redis.workflows import life, read_parts, read_progress
+from umbel.engines.redis.workflows import life, read_open, read_parts, read_progress
 from umbel.exceptions import DecodeError
 from umbel.message import format as meta_format
 
@@ -97,6 +97,10 @@ class RedisResults:
     def progress(self, chord: str) -> tuple[int, int] | None:
         """How far a chord is; see the contract."""
         return read_progress(self._server, self._keys, chord)
+
+    def chords(self, limit: int = 10_000) -> list[Joining]:
+        """Chords; see the contract."""
+        return read_open(self._server, self._keys, limit)
 
     def kept(self, id: str, start: int, stop: int) -> list[bytes]:
         """Steps of a workflow; see the contract."""

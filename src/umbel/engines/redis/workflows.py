@@ -10,6 +10,7 @@ arguments.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from umbel import clock
-from umbel.engines.broker import Acknowledge, Joiner, Message, Settlement, Workflow
+from umbel.engines.broker import Acknowledge, Joiner, Joining, Message, Settlement, Workflow
 from umbel.engines.redis.connection import Server, script
 from umbel.engines.redis.keys import Keys
 from umbel.exceptions import OperationalError
@@ -167,6 +168,26 @@ def read_progress(server: Server, keys: Keys, id: str) -> tuple[int, int] | None
         return None
     first, more = server.call([("GET", size), ("GET", grown)])
     return int(found), int(found) if first is None else int(first) + int(more or 0)
+
+
+def read_open(server: Server, keys: Keys, limit: int) -> list[Joining]:
+    """The chords whose body's message lies in the store."""
+    start = keys.chord("")[5]
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
+    found: list[Joining] = []
+    cursor: Any = b"0"
+    while len(found) < limit:
+        ((cursor, names),) = server.call([("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)])
+        bodies = server.call([("GET", name) for name in names]) if names else []
+        for name, body in zip(names, bodies, strict=True):
+            id = name.decode().removeprefix(start)
+            counted = None if body is None else read_progress(server, keys, id)
+            if counted is not None:
+                ended, size = counted
+                found.append(Joining(id, size, ended, decode(body)))
+        if cursor == b"0":
+            break
+    return found[:limit]
 
 
 def _read(server: Server, keys: Keys, id: str, what: str) -> Any:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from umbel import clock
 from umbel.engines.broker import (
     MAX_PRIORITY,
@@ -73,8 +75,8 @@ SELECT ?, ?, tag, queue, priority, ?, ?, ?, coalesce(?, deliveries), payload
 FROM message WHERE number = ?
 """
 HISTORY = """
-INSERT INTO history (id, task, queue, state, at, runtime, worker, retries, error)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO history (id, task, queue, state, at, runtime, worker, retries, error, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 COUNT_READY = """
 SELECT queue, ready, (SELECT published FROM message WHERE number = first)
@@ -262,6 +264,14 @@ class SqliteBroker:
         return gone
 
 
+def _encode_place(entry: HistoryEntry) -> str | None:
+    """Where in a workflow an attempt stood; None for most, to write no more than was needed."""
+    if entry.root is None and entry.group is None:
+        return None
+    place = (entry.root, entry.parent, entry.group, entry.joins)
+    return msgspec.json.encode(place).decode()
+
+
 def insert_messages(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
     """Add messages inside a transaction; one whose tag is there already is left as it is."""
     if not messages:
@@ -308,10 +318,11 @@ def insert_history(connection: sqlite3.Connection, entries: Sequence[HistoryEntr
     connection.executemany(
         HISTORY,
         [
-            (h.id, h.task, h.queue, h.state, h.at, h.runtime, h.worker, h.retries, h.error)
+            (h.id, h.task, h.queue, h.state, h.at, h.runtime, h.worker, h.retries, h.error,
+             _encode_place(h))
             for h in entries
         ],
-    )
+    )  # fmt: skip
 
 
 def _end_claims(

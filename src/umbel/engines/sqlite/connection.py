@@ -39,6 +39,10 @@ UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     3: ("termination",),
 }
 """What schema.sql has that a store of a format had not yet."""
+COLUMNS: Final[dict[int, tuple[tuple[str, str], ...]]] = {
+    3: (("history", "place TEXT"),),
+}
+"""The columns that tables of a format had not yet."""
 CREATES: Final = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)
 APPLICATION_ID: Final = 0x756D626C  # "umbl"
 NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -170,6 +174,9 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
             for statement in _statements(schema):
                 if version == 0 or not new.isdisjoint(CREATES.findall(statement)):
                     connection.execute(statement)
+            for old, columns in COLUMNS.items():
+                for table, column in columns if old >= version > 0 else ():
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
             if version == 0:

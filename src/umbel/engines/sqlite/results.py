@@ -6,8 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from umbel import clock, states
-from umbel.engines.broker import StoredResult, Waker
+from umbel.engines.broker import Joining, Message, StoredResult, Waker
 from umbel.engines.sqlite.connection import Database
 from umbel.engines.sqlite.wake import Bell, FifoWaker
 
@@ -27,6 +29,9 @@ WHERE status NOT IN ({ENDS}) OR result.expires <= ?
 """  # noqa: S608  (constants)
 FETCH: Final = 500
 """Most ids asked for in one statement; SQLite before 3.32 takes 999 parameters."""
+
+
+_decode_message = msgspec.msgpack.Decoder(Message).decode
 
 
 class SqliteResults:
@@ -82,6 +87,18 @@ class SqliteResults:
             ).fetchone()
         )
         return None if row is None else (row[0], row[1])
+
+    def chords(self, limit: int = 10_000) -> list[Joining]:
+        """Chords; see the contract."""
+        rows = self._database.read(
+            lambda c: c.execute(
+                "SELECT id, size, ended, body FROM workflow WHERE size > 0 LIMIT ?", (limit,)
+            ).fetchall()
+        )
+        return [
+            Joining(id, size, ended, body and _decode_message(body))
+            for id, size, ended, body in rows
+        ]
 
     def kept(self, id: str, start: int, stop: int) -> list[bytes]:
         """Steps of a workflow; see the contract."""

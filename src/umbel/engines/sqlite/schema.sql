@@ -45,7 +45,8 @@ CREATE TABLE history (
     runtime REAL,
     worker  TEXT NOT NULL,
     retries INTEGER NOT NULL,
-    error   TEXT
+    error   TEXT,
+    place   TEXT  -- where in a workflow it stood: root, parent, group and joins, as JSON
 );
 
 -- Dead letters keep the message's own row content, so that a replay loses nothing.

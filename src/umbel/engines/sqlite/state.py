@@ -39,9 +39,10 @@ FROM message WHERE worker = ? ORDER BY number LIMIT ?
 """
 DEAD = "SELECT number, id, task, queue, reason, detail, at, deliveries"
 HISTORY = """
-SELECT id, task, queue, state, at, runtime, worker, retries, error FROM history
+SELECT id, task, queue, state, at, runtime, worker, retries, error, place FROM history
 WHERE (:task IS NULL OR task = :task) AND (:id IS NULL OR id = :id)
 AND (:state IS NULL OR state = :state)
+AND (:linked IS NULL OR place IS NOT NULL)
 ORDER BY number DESC LIMIT :limit
 """
 SCHEDULES = "SELECT name, version, due, body FROM schedule"
@@ -231,9 +232,13 @@ class SqliteState:
 
     def history(self, **which: Unpack[HistoryFilter]) -> list[HistoryEntry]:
         """Ended attempts, newest first; see the contract."""
-        asked = {"task": None, "id": None, "state": None, "limit": 100, **which}
+        asked = {"task": None, "id": None, "state": None, "limit": 100, "linked": None, **which}
+        asked["linked"] = asked["linked"] or None
         rows = self._database.read(lambda c: c.execute(HISTORY, asked).fetchall())
-        return [HistoryEntry(*row) for row in rows]
+        return [
+            HistoryEntry(*fields, *(() if place is None else msgspec.json.decode(place)))
+            for *fields, place in rows
+        ]
 
     def schedules(self, names: Sequence[str] | None = None) -> list[ScheduleRecord]:
         """The periodic tasks; see the contract."""

@@ -347,6 +347,12 @@ class StateStoreContract(EngineContract):
         _end(engine, worker, ended)
         assert state.history(state="REVOKED") == [ended]
         assert state.history(task=ended.task, id="d", state="REVOKED", limit=5) == [ended]
+        assert state.history(linked=True) == []
+        member = msgspec.structs.replace(entry("e"), group="g")
+        body = msgspec.structs.replace(entry("f"), root="e", parent="e", joins="g")
+        for ended in (member, body):
+            _end(engine, worker, ended)
+        assert state.history(linked=True) == [body, member]
 
     def test_keeping_house_drops_what_is_long_past(self, engine: Engine, worker: int) -> None:
         now = time.time()

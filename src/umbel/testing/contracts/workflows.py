@@ -14,6 +14,7 @@ from umbel.engines.broker import (
     Broker,
     Bury,
     Chord,
+    Joining,
     Kept,
     Message,
     Part,
@@ -70,11 +71,13 @@ class WorkflowContract(EngineContract):
     def test_the_last_part_publishes_the_body(
         self, broker: Broker, results: ResultStore, worker: int
     ) -> None:
+        assert results.chords() == []
         broker.publish(messages("ab"), opened(chord(2)))
         a, b = broker.claim(worker, ["q"], 2).deliveries
         assert results.progress("chord") == (0, 2)
         broker.settle([settlement(a, workflow=joined(part(1)))])
         assert results.progress("chord") == (1, 2)
+        assert results.chords() == [Joining("chord", 2, 1, chord(2).body)]
         assert claim_ids(broker, worker) == []
         broker.settle([settlement(b, workflow=joined(part(0)))])
         assert results.progress("chord") == (2, 2)
