@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_a_busy_worker_sleeps(project: Project) -> None:
     job.get(timeout=10)
     used = (ticks(worker.pid) - before) / os.sysconf("SC_CLK_TCK")
     assert used < 0.3, f"the supervisor used {used:.2f} s while its only child ran for 3 s"
+    worker.stop()
+
+
+def sleeps(pid: int) -> int:
+    """How often a process has gone to sleep by itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_outcomes_gather_while_every_process_has_work(project: Project) -> None:
+    last = [project.send("work", 0.002) for _ in range(1_200)][-1]
+    worker = project.worker(slots=2)
+    before = sleeps(worker.pid)
+    last.get(timeout=30)
+    assert sleeps(worker.pid) - before < 500
     worker.stop()
 
 

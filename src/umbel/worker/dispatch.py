@@ -22,6 +22,9 @@ WINDOW: Final = 64
 """Most deliveries that may wait in a child, with the one that runs. After a kill of the whole
 worker, no more bodies than this, and one for each further slot, can run a second time."""
 READ_AHEAD_BYTES: Final = 8 << 20
+GATHER: Final = 0.004
+"""Seconds for which outcomes gather where every process has twice as much work in hand: a turn of
+the supervisor costs as much as ten tasks, for one outcome or for many."""
 UNKNOWN_COST: Final = READ_AHEAD
 """Estimate for a task that has not run yet: it travels singly."""
 STUCK: Final = 0.025
@@ -282,9 +285,21 @@ class Dispatcher:
             for child in self._children
         )
 
+    def gathering(self) -> float:
+        """Seconds for which nothing needs the supervisor, because no slot will want for work."""
+        least = min((_surplus(child) for child in self._children), default=0.0)
+        return GATHER if least >= 2 * GATHER else 0.0
+
     def reopening(self, now: float) -> float:
         """Monotonic time at which the first child that got nothing for a while may get more."""
         return min((c.shut_until for c in self._children if c.shut_until > now), default=NEVER)
+
+
+def _surplus(child: Child) -> float:
+    """Estimated seconds of work that wait for the slot of a child of one."""
+    if child.slots > 1 or len(child.held) < 2 or child.retiring or child.killed or child.stuck:
+        return 0.0
+    return child.load - next(iter(child.held.values())).share
 
 
 def _load(child: Child) -> float:

@@ -231,6 +231,8 @@ class Supervisor:
 
     def _listen(self, wake: socket.socket) -> None:
         """Sleep until there is news, and take it in."""
+        if self.shutdown.how is None and (pause := self._dispatcher.gathering()):
+            time.sleep(max(0.0, min(pause, self._next_limit - time.monotonic())))
         for key, _ in self._selector.select(self._timeout()):
             if isinstance(key.data, Child):
                 self._read_outcomes(key.data)
