@@ -71,9 +71,14 @@ if redis.call('EXISTS', KEYS[2]) == 1 then
   for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do paused[queue] = true end
 end
 local chunks, left, number, noted, numbers = {}, limit, nil, false, {token}
+local failure
 local function take(queue, level, most)
   local found = redis.pcall('RPOP', list(queue, level), most)
-  if not found or found.err then return false end  -- empty, or no list at all
+  if not found then return false end
+  if found.err then  -- no list at all; or this server is a replica by now, which is not "empty"
+    if not string.find(found.err, 'WRONGTYPE', 1, true) then failure = found end
+    return false
+  end
   if not number then
     number = redis.call('HINCRBY', KEYS[3], 'message', limit) - limit
     local had = tonumber(ARGV[#ARGV])
@@ -121,5 +126,6 @@ for level = 1, levels do
     if left > 0 and not paused[name(queue)] then take(queue, level, left) end
   end
 end
+if failure then return failure end
 if number then redis.call('SET', KEYS[6], table.concat(numbers, ' ')) end
 return {version, next_due, chunks, {}}
