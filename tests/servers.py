@@ -80,6 +80,7 @@ class Proxy:
 
     `lose_answer(text)`: the next request that holds the text reaches the server, whose answer is
     thrown away with the connection.
+    `hold()`: from now on answers wait here, until `release()` lets them go, all at once.
     """
 
     def __init__(self, port: int) -> None:
@@ -89,6 +90,12 @@ class Proxy:
         self._doomed = b""
         self.lost = threading.Event()
         """Set when an answer was thrown away."""
+        self.requests = 0
+        """How often anybody has sent something."""
+        self.held = threading.Event()
+        """Set when an answer waits."""
+        self._open = threading.Event()
+        self._open.set()
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self._spawn(self._accept)
@@ -97,7 +104,15 @@ class Proxy:
         self.lost.clear()
         self._doomed = text
 
+    def hold(self) -> None:
+        self.held.clear()
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
     def close(self) -> None:
+        self.release()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -128,6 +143,12 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self.requests += asks
+                if not asks and not self._open.is_set():
+                    self.held.set()
+                    self._open.wait()
+                    with contextlib.suppress(BlockingIOError):
+                        data += source.recv(1 << 16, socket.MSG_DONTWAIT)
                 if asks and self._doomed and self._doomed in data:
                     self._doomed = b""
                     doomed.set()

@@ -304,13 +304,18 @@ class Broker(Protocol):
         """Store all messages, in order, and the workflow, or nothing. Returns when all is safe."""
         ...
 
-    def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
+    def claim(
+        self, worker: int, queues: Sequence[str], limit: int, waker: Waker | None = None
+    ) -> Claim:
         """Claim up to `limit` (0 to 500) ready messages of the queues for one incarnation.
 
         Most urgent first, then oldest, as far as levels and ages are known; one call in 16 serves
         the least urgent level first. Fewer than `limit` are all that were ready, unless `next_due`
         has passed: then claim again. Paused queues are passed over. Raises `LeaseLost` if the
         incarnation was declared dead or is not on record.
+
+        A `waker` of this broker for these queues is drained first; if fewer than `limit` are
+        returned, it fires for all that comes from then on.
         """
         ...
 

@@ -120,6 +120,8 @@ class Supervisor:
         self._retry_at = 0.0
         self._complaint = ""
         self._dry = False
+        self._heard = False
+        """The waker has fired, and nobody has drained it yet."""
         self._next_look = 0.0
         self._next_due: float | None = None
         self._next_limit = NEVER
@@ -221,6 +223,9 @@ class Supervisor:
             self._tend_children(now)
             if self.shutdown.how is None:
                 self._fetch(now)
+            if self._heard:
+                self._heard = False
+                self._waker.drain()
             self._watch_revocations(now)
             self._hand_out(now)
             self._next_limit = self._limits.enforce(time.monotonic())
@@ -237,8 +242,7 @@ class Supervisor:
             if isinstance(key.data, Child):
                 self._read_outcomes(key.data)
             elif key.fileobj is self._waker:
-                self._waker.drain()
-                self._dry = False
+                self._heard, self._dry = True, False
                 self.scale.look_soon()
                 self._revocations_at = min(self._revocations_at, time.monotonic() + NEWS)
             elif key.fileobj is wake:
@@ -401,9 +405,9 @@ class Supervisor:
         want = self._dispatcher.capacity()
         if not want:
             return
-        self._waker.drain()
+        self._heard = False  # the claim takes in what the waker tells
         try:
-            claim = self._broker.claim(self.incarnation.number, self.queues, want)
+            claim = self._broker.claim(self.incarnation.number, self.queues, want, self._waker)
             self._dry = len(claim.deliveries) < want
             self._next_due = claim.next_due
             self._next_look = now + SLOW_LOOK

@@ -19,6 +19,7 @@ from umbel.engines.broker import (
     QueueCount,
     Settlement,
     Waiting,
+    Waker,
     Workflow,
 )
 from umbel.engines.memory.store import Held, PipeWaker, Store
@@ -57,8 +58,12 @@ class MemoryBroker:
                 store.add(message, now)
             store.ring("work")
 
-    def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
+    def claim(
+        self, worker: int, queues: Sequence[str], limit: int, waker: Waker | None = None
+    ) -> Claim:
         """Claim ready messages; see the contract."""
+        if waker is not None:
+            waker.drain()
         store = self._store
         with store.lock:
             record = store.workers.get(worker)

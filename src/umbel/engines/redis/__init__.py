@@ -98,6 +98,7 @@ class RedisEngine:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
+        self.results.close()
         self._server.close()
 
     def _check_format(self, timeout: float, patient: bool) -> None:

@@ -26,6 +26,7 @@ from umbel.engines.broker import (
     Settlement,
     StoredResult,
     Waiting,
+    Waker,
     Workflow,
 )
 from umbel.engines.redis import heads
@@ -34,7 +35,7 @@ from umbel.engines.redis.heads import Held
 from umbel.engines.redis.keys import HISTORY_ROWS, NOTES_TTL, PRIVATE, PROMOTER_TTL, Keys
 from umbel.engines.redis.wake import WorkWaker
 from umbel.engines.redis.workflows import Flow, Joins, life, pairs
-from umbel.exceptions import UnconfirmedError
+from umbel.exceptions import OperationalError, UnconfirmedError
 
 logger: Final = logging.getLogger("umbel.engines.redis")
 
@@ -92,6 +93,8 @@ class RedisBroker:
         self._said: dict[str, float] = {}
         self._promoter: tuple[bool, float] = (False, 0.0)
         """Whether there was one, and the monotonic time until which that is believed."""
+        self._bells = False
+        """A worker is there that hears of messages only from who publishes them."""
         self._token = secrets.token_hex(6)
         self._tokens = 0
         self._unanswered: dict[int, str] = {}
@@ -218,11 +221,14 @@ class RedisBroker:
         return place is not None or any(others)
 
     def say_used(self, messages: Sequence[Message]) -> None:
-        """Let others know of the queues: Celery by its bindings, ours by the list of queues."""
+        """Let others know of the queues: Celery by its bindings, ours by the list of queues.
+
+        And of the messages those workers that the server does not tell of them.
+        """
         said, now = self._said, time.monotonic()
         new = {m.queue for m in messages if said.get(m.queue, 0.0) < now}
         if new:
-            commands: list[Command] = []
+            commands: list[Command] = [("EXISTS", self._keys.deaf)]
             for queue in new:
                 binding, permanent, member = self._keys.bindings(queue)
                 commands += [
@@ -230,13 +236,25 @@ class RedisBroker:
                     ("SADD", permanent, member),
                     ("ZADD", self._keys.queues, clock.time(), queue),
                 ]
-            self._server.call(commands)
+            self._bells = bool(self._server.call(commands)[0])
             said.update(dict.fromkeys(new, now + SAID_EVERY))
+        if self._bells:
+            bells = [("PUBLISH", self._keys.ready(q), "") for q in {m.queue for m in messages}]
+            try:
+                self._server.call(bells)
+            except OperationalError as error:  # those workers look every second anyway
+                self._bells = False
+                logger.info("Nobody is told of what is queued: %s", error)
 
     # ------------------------------------------------------------------ claim
 
-    def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
+    def claim(
+        self, worker: int, queues: Sequence[str], limit: int, waker: Waker | None = None
+    ) -> Claim:
         """Claim ready messages; see the contract."""
+        line = waker if isinstance(waker, WorkWaker) else None
+        if line is not None:
+            line.prepare()
         if self._server.made != self._looked.get(worker):
             self._end_again(worker)
         names = list(dict.fromkeys(queues))
@@ -244,31 +262,51 @@ class RedisBroker:
         if len(names) > 1:  # each queue is the first in its turn
             turn = self._claims % len(names)
             names = names[turn:] + names[:turn]
+        command = self._claiming(worker, names, limit)
+        reply = None if line is None else line.ask([command])
+        if reply is None:
+            line = None
+            (reply,) = self._server.call([command])
+        del self._unanswered[worker]
+        if reply == 0:
+            raise LeaseLost(worker)
+        version, due, chunks, again = reply
+        next_due = None if due is None else float(due)
+        found = self._claimed(worker, names, chunks)
+        for number, data in zip(again[::2], again[1::2], strict=True):
+            found.append(heads.delivery(int(number), worker, data))
+            self._highest[worker] = max(int(number), self._highest.get(worker, 0))
+        if line is not None and len(found) < limit:
+            line.ring_for_more(next_due, version)
+        return Claim(found, version, next_due)
+
+    def _claiming(self, worker: int, queues: Sequence[str], limit: int) -> Command:
+        """The command of a claim; of the same as before while that has no answer."""
         token = self._unanswered.get(worker)
         if token is None:
             token = self._unanswered[worker] = self.next_token()
         keys, levels = self._keys, self._levels
         named = [keys.lease, keys.paused, keys.counter, keys.notes, keys.claims(worker),
                  keys.claimed(worker)]  # fmt: skip
-        for name in names:
+        for name in queues:
             lists = keys.lists(name)
             named += keys.delayed(name)
             named += [lists[level] for level in levels]
         steps = [keys.places[level] for level in levels]
         upside_down = int(self._claims % LEAST_URGENT_EVERY == 0)
-        command = script("claim")(
+        return script("claim")(
             named, worker, token, limit, clock.time(), upside_down, PROMOTE, len(levels), *steps,
-            *names, self._highest.get(worker, 0),
+            *queues, self._highest.get(worker, 0),
         )  # fmt: skip
-        (reply,) = self._server.call([command])
-        del self._unanswered[worker]
-        if reply == 0:
-            raise LeaseLost(worker)
-        version, next_due, chunks, again = reply
-        found = []
+
+    def _claimed(
+        self, worker: int, queues: Sequence[str], chunks: Sequence[Sequence[Any]]
+    ) -> list[Delivery]:
+        """The deliveries that a claim tells of."""
+        steps, found = [self._keys.places[level] for level in self._levels], []
         for first, queue, level, payloads, notes in chunks:
             known = dict(zip(notes[::2], notes[1::2], strict=True))
-            name, step = names[queue - 1], steps[level - 1] % PRIVATE
+            name, step = queues[queue - 1], steps[level - 1] % PRIVATE
             for place, payload in enumerate(payloads):
                 delivery = Delivery(first + place, worker, 1, name, payload, step)
                 if known and (note := known.get(place + 1)) is not None:
@@ -279,10 +317,7 @@ class RedisBroker:
                     ) = heads.read_notes(note)
                 found.append(delivery)
             self._highest[worker] = first + len(payloads) - 1
-        for number, data in zip(again[::2], again[1::2], strict=True):
-            found.append(heads.delivery(int(number), worker, data))
-            self._highest[worker] = max(int(number), self._highest.get(worker, 0))
-        return Claim(found, version, None if next_due is None else float(next_due))
+        return found
 
     def _end_again(self, worker: int) -> None:
         """Put back what was ended and is claimed all the same.
@@ -465,11 +500,7 @@ class RedisBroker:
 
     def listen(self, queues: Sequence[str] = ()) -> WorkWaker:
         """A waker for work; see the contract."""
-        keys = [self._keys.paused, self._keys.revoked]
-        for queue in queues:
-            keys += self._keys.lists(queue)
-            keys.append(self._keys.delayed(queue)[0])
-        return WorkWaker(self._server, keys)
+        return WorkWaker(self._server, self._keys, queues)
 
     def promote(self) -> None:
         """Make ready what is due in any queue; see the contract."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -54,7 +55,15 @@ BEFORE: Final = {
 }
 """What comes before a script."""
 
+PASSING: Final = frozenset(
+    {"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MOVED", "READONLY", "TRYAGAIN"}
+)
+"""How errors begin of a server that is not the one that serves our keys, or not at the moment."""
+READ: Final = 1 << 16
+
 Command = tuple[Any, ...]
+Push: Final[type[Any]] = hiredis.PushNotification
+"""What a server says by itself."""
 pack: Final[Callable[[Command], bytes]] = hiredis.pack_command
 
 
@@ -211,6 +220,8 @@ class Server:
         """Called before the first call, with its timeout (s) and whether it is patient."""
         self.made: int = 0
         """How many connections there have been."""
+        self.generation: int = 0
+        """It changes when idle connections have turned out to be dead, or to lead elsewhere."""
         self.replicas = 0
         """How many have to confirm what is published or settled (`careful.py`)."""
         self.timeout = TIMEOUT
@@ -274,6 +285,7 @@ class Server:
             if not _may_help(error):
                 self._fail(error)
             if reused:
+                self.generation += 1
                 self.close()  # the others are as old
             raise _Broken(error, reused=reused, sent=sent) from error
         except BaseException:
@@ -352,6 +364,62 @@ class Server:
         """Close all connections that nobody uses at the moment."""
         while (connection := self._take()) is not None:
             _drop(connection)
+
+
+class RefusedError(ResponseError):
+    """What a server answers that does not do a command."""
+
+    @property
+    def code(self) -> str:
+        """Its first word."""
+        return str(self).partition(" ")[0]
+
+
+class Line:
+    """A connection (RESP3) on which the server also speaks by itself, for one reader."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.socket: socket.socket = connection._sock  # noqa: SLF001
+        self._reader = hiredis.Reader(protocolError=LostError, replyError=RefusedError)
+
+    def send(self, commands: Sequence[Command], deadline: float) -> None:
+        """Send commands in one write; their replies, too, are to come by the deadline."""
+        self.socket.settimeout(_left(deadline))
+        self.socket.sendall(b"".join(map(pack, commands)))
+
+    def reply(self) -> Any:
+        """The next that the server says. `LostError`, `OSError`; a `RefusedError` is returned."""
+        while (reply := self._reader.gets()) is False:
+            self._feed(self.socket.recv(READ))
+        return reply
+
+    def next(self) -> Any:
+        """The next that has been received; False if there is nothing."""
+        return self._reader.gets()
+
+    def receive(self) -> bool:
+        """Take in what has come without waiting; whether anything has. `LostError`, `OSError`."""
+        self.socket.settimeout(0)
+        try:
+            self._feed(self.socket.recv(READ))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        return True
+
+    def _feed(self, data: bytes) -> None:
+        if not data:
+            raise LostError("the server has closed the connection")
+        self._reader.feed(data)
+
+    def holds_more(self) -> bool:
+        """Whether TLS has decrypted more than was read: the descriptor does not tell of it."""
+        pending: Callable[[], int] = getattr(self.socket, "pending", int)
+        return pending() > 0
+
+    def close(self) -> None:
+        """Close it."""
+        _drop(self._connection)
 
 
 def _left(deadline: float) -> float:

@@ -51,6 +51,8 @@ Of the whole store; they hold a bounded number of fields:
     umbel:joined              hash    id of a complete chord -> its body's message, msgpack, for as
                                       long as it takes to publish that; any worker does it
     umbel:promoter            string  an Umbel worker is there and makes ready what is due; TTL 30
+    umbel:deaf                string  a worker is there that no tracking wakes: who publishes also
+                                      tells the channel umbel:ready:<q>; TTL 180
     umbel:paused              set     queues nobody may claim from; until `resume`
     umbel:schedule            hash    name -> version NUL due NUL body of a periodic task
     umbel:schedule:due        zset    name -> due (Unix time), of those that are due again
@@ -101,6 +103,7 @@ SEPARATOR: Final = "\x06\x16"
 """Kombu's `sep`: between queue and step, and between the parts of a binding."""
 NOTES_TTL: Final = 7 * 86400
 PROMOTER_TTL: Final = 30
+DEAF_TTL: Final = 180
 PRIVATE: Final = 100
 """What is added to the step of a list that no Celery worker looks into."""
 HISTORY_ROWS: Final = 10_000
@@ -131,6 +134,7 @@ class Keys:
         self.node: Final = own + "node"
         self.notes: Final = own + "notes"
         self.promoter: Final = own + "promoter"
+        self.deaf: Final = own + "deaf"
         self.paused: Final = own + "paused"
         self.revoked: Final = own + "revoked"
         self.revoked_until: Final = own + "revoked:until"
@@ -200,6 +204,10 @@ class Keys:
         """What holds a queue's delayed messages: due, tags, later."""
         own = self.own
         return f"{own}due:{queue}", f"{own}tags:{queue}", f"{own}later:{queue}"
+
+    def ready(self, queue: str) -> str:
+        """The channel that tells of what is published to a queue."""
+        return f"{self.own}ready:{queue}"
 
     def claims(self, worker: int) -> str:
         """What an incarnation holds."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,7 +11,7 @@ import msgspec
 
 from umbel import clock, states
 from umbel.engines.broker import Joining, StoredResult, Waker
-from umbel.engines.redis.connection import Command, Server, script
+from umbel.engines.redis.connection import Server, script
 from umbel.engines.redis.keys import Keys
 from umbel.engines.redis.wake import ResultWaker
 from umbel.engines.redis.workflows import life, read_open, read_parts, read_progress
@@ -18,6 +20,8 @@ from umbel.message import format as meta_format
 
 BATCH: Final = 500
 """Most results of one command."""
+SPARES: Final = 8
+"""Most connections that are kept for those who will wait."""
 
 
 class _Status(msgspec.Struct):
@@ -33,24 +37,33 @@ class RedisResults:
     def __init__(self, server: Server, keys: Keys) -> None:
         self._server = server
         self._keys = keys
+        self._spares: deque[ResultWaker] = deque()
+        self._pid = os.getpid()
 
     def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:
         """Results by id; see the contract."""
-        tracker = waker if isinstance(waker, ResultWaker) else None
+        line = waker if isinstance(waker, ResultWaker) else None
         names = {self._keys.result(id).encode(): id for id in ids}
-        if tracker is not None:
-            names = {name: id for name, id in names.items() if name not in tracker.armed}
+        metas = None if line is None else line.get(list(names))
+        if metas is None:
+            metas = self._read(list(names))
         found: dict[str, StoredResult] = {}
-        every = list(names)
-        for start in range(0, len(every), BATCH):
-            part = every[start : start + BATCH]
-            command: Command = ("MGET", *part)
-            replies = None if tracker is None else tracker.read([command], part)
-            values = (self._server.call([command]) if replies is None else replies)[0]
-            for name, meta in zip(part, values, strict=True):
-                if meta is not None:
-                    id = names[name]
-                    found[id] = StoredResult(id, self._status(id, meta), meta)
+        for name, meta in metas.items():
+            id = names[name]
+            status = self._status(id, meta)
+            found[id] = StoredResult(id, status, meta)
+            if line is not None and status in states.READY_STATES:
+                line.let_go(name)
+        return found
+
+    def _read(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(names), BATCH):
+            part = names[start : start + BATCH]
+            (values,) = self._server.call([("MGET", *part)])
+            found |= {
+                name: meta for name, meta in zip(part, values, strict=True) if meta is not None
+            }
         return found
 
     def _status(self, id: str, meta: bytes) -> str:
@@ -109,4 +122,32 @@ class RedisResults:
 
     def listen(self) -> ResultWaker:
         """A waker for results; see the contract."""
-        return ResultWaker(self._server)
+        self._check_process()
+        while self._spares:
+            try:
+                waker = self._spares.pop()
+            except IndexError:  # another thread was faster
+                break
+            if waker.open_again():
+                return waker
+            waker.end()
+        return ResultWaker(self._server, self._keep)
+
+    def _keep(self, waker: ResultWaker) -> bool:
+        """Keep a waker that nobody uses any more, unless there are enough."""
+        self._check_process()
+        if len(self._spares) >= SPARES:
+            return False
+        self._spares.append(waker)
+        return True
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():  # the parent's connections are the parent's
+            self._pid = os.getpid()
+            self._spares = deque()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses at the moment."""
+        self._check_process()
+        while self._spares:
+            self._spares.pop().end()

@@ -23,6 +23,7 @@ from umbel.engines.broker import (
     QueueCount,
     Settlement,
     Waiting,
+    Waker,
     Workflow,
 )
 from umbel.engines.sqlite.checkpoint import Checkpointer
@@ -123,8 +124,12 @@ class SqliteBroker:
         self._checkpointer.count_commit(give_way=True)
         self._work.ring()
 
-    def claim(self, worker: int, queues: Sequence[str], limit: int) -> Claim:
+    def claim(
+        self, worker: int, queues: Sequence[str], limit: int, waker: Waker | None = None
+    ) -> Claim:
         """Claim ready messages; see the contract."""
+        if waker is not None:
+            waker.drain()
         now = clock.time()
         with self._database.write() as connection:
             execute = connection.execute
