@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
+
+FORM: Final = "%08x-%04x-7%03x-%s%s-%s"  # takes half the time of an f-string
+VARIANT: Final = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
+"""Two bits of the digit are chance."""
 
 
 def new_id() -> str:
@@ -12,12 +17,15 @@ def new_id() -> str:
     A store's indexes then grow at one end, which halves the work of a task whose result is kept.
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    number = (
-        milliseconds << 80
-        | 0x7 << 76
-        | (rest * 4096 // 1_000_000) << 64  # the millisecond's fraction, in 12 bits
-        | 0x2 << 62
-        | int.from_bytes(os.urandom(8), "big") >> 2
+    chance = os.urandom(8).hex()
+    return (
+        FORM
+        % (
+            milliseconds >> 16,
+            milliseconds & 0xFFFF,
+            rest * 4096 // 1_000_000,  # the millisecond's fraction, in 12 bits
+            VARIANT[chance[0]],
+            chance[1:4],
+            chance[4:],
+        )
     )
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
