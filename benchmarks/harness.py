@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / ".bench"
 """Environments and, while a run lasts, its files: on the disk of the checkout."""
 WITHIN = Path(__file__).resolve().parent / "within"
+LINK = Path(__file__).resolve().parent / "link.py"
 STALL = 30.0
 """Seconds without one more task done after which a run is given up."""
 
@@ -109,6 +110,8 @@ class Redis:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
+        self.entry = self.port
+        self._link: subprocess.Popen[str] | None = None
         self.version = run([binary, "--version"]).split("v=")[1].split()[0]
         with (place / "redis.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -127,7 +130,22 @@ class Redis:
 
     def url(self, database: int) -> str:
         """The URL of one of its databases; each peer has its own."""
-        return f"redis://127.0.0.1:{self.port}/{database}"
+        return f"redis://127.0.0.1:{self.entry}/{database}"
+
+    def delay(self, seconds: float) -> None:
+        """From now on `url` leads over a link that takes so long each way."""
+        command = [sys.executable, str(LINK), str(self.port), str(seconds)]
+        self._link = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._link.stdout is not None
+        self.entry = int(self._link.stdout.readline())
+
+    def undelay(self) -> None:
+        """`url` leads straight to the server again."""
+        self.entry = self.port
+        if self._link is not None:
+            self._link.kill()
+            self._link.communicate()
+            self._link = None
 
     def empty(self, database: int) -> None:
         """Take everything out of a database."""
@@ -149,6 +167,7 @@ class Redis:
 
     def stop(self) -> None:
         """End the server."""
+        self.undelay()
         self._process.terminate()
         try:
             self._process.wait(10)

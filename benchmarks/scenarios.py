@@ -62,6 +62,23 @@ def drain(bench: Bench, peer: Peer) -> Sample:
         return {"rate": count / seconds}
 
 
+def link(bench: Bench, peer: Peer) -> Sample:
+    """A drain by a worker 1 ms away from its server each way, and one beside it."""
+    redis = bench.redis
+    assert redis is not None
+    near = drain(bench, peer)["rate"]
+    with bench.trial(peer, "link", bench.tasks) as trial:
+        trial.fill("noop")
+        redis.delay(0.001)
+        try:
+            trial.drain()
+        finally:
+            redis.undelay()
+        count, seconds = trial.record.window()
+        rate = count / seconds
+    return {"share": 100 * rate / near, "rate": rate, "near": near}
+
+
 def drain_results(bench: Bench, peer: Peer) -> Sample:
     with bench.trial(peer, "drain-results", bench.tasks) as trial:
         trial.fill("kept")
@@ -286,6 +303,16 @@ SHARE = (
 
 SCENARIOS = (
     Scenario("drain", "no-op tasks queued beforehand, results off", (RATE,), each(drain)),
+    Scenario(
+        "link",
+        "the same over a link of 2 ms there and back, against the one without",
+        (
+            Metric("share", "% kept", 1, more_is_better=True),
+            Metric("rate", "tasks/s", more_is_better=True),
+            Metric("near", "without /s", more_is_better=True),
+        ),
+        each(link),
+    ),
     Scenario(
         "drain-results",
         "the same, each result stored, a sample of 200 fetched and compared",

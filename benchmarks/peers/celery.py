@@ -44,7 +44,7 @@ STOCK = Peer(
     tasks="on_celery",
     worker=worker,
     application=APPLICATION,
-    scenarios=EVERYTHING | {"bulk", "chord", "chord-large", "chain"},
+    scenarios=EVERYTHING | {"bulk", "chord", "chord-large", "chain", "link"},
 )
 
 

@@ -70,4 +70,5 @@ REDIS = replace(
         'App("shop", broker="redis://127.0.0.1:6379/0", backend="redis://127.0.0.1:6379/0")',
     ),
     redis=True,
+    scenarios=SQLITE.scenarios | {"link"},
 )
