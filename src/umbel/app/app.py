@@ -628,10 +628,9 @@ class App(Shorthands):
 
         `ignored`: its result will not be stored. `OperationalError` if the deadline passes.
         """
-        from umbel.engines.broker import Message
         from umbel.result import AsyncResult
 
-        if type(message) is not Message:
+        if message.rare:
             from umbel.app.sending.batch import publish
 
             return publish(self, (message,), ignored=ignored)[0]

@@ -345,8 +345,7 @@ class Task(Handlers, Many[R], Generic[P, R]):
 
         Raises as `delay`.
         """
-        from umbel.app.sending.publish import build_message
-        from umbel.app.sending.routing import route
+        from umbel.app.sending.publish import build_message, route
 
         app = self.app
         final = route(app, self.name, args, kwargs, self, options)

@@ -9,7 +9,7 @@ store a result nor publish a follow-up.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -38,6 +38,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """Unix time before which nobody may claim it; None: at once."""
     private: bool = False
     """Only this package can read it: an engine whose queues others serve too keeps it apart."""
+    rare: ClassVar[bool] = False
+    """It has options that only its sender looks at."""
 
 
 class Delivery(msgspec.Struct, gc=False):

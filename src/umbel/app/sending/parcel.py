@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Parcel(Message, frozen=True, gc=False):
     """A message that was sent with rare options, or that somebody wants to hear of."""
 
+    rare: ClassVar[bool] = True
     headers: dict[str, Any] = msgspec.field(default_factory=dict)
     body: tuple[Any, ...] = ()
     exchange: str = ""
@@ -109,7 +110,7 @@ def pack(
         return Message(tag, id, queue, seal(settings, payload, queue), priority, due)
 
     first = close(queue, properties.delivery_tag or "")
-    copies = tuple(close(other, f"{id}:{token_hex(4)}") for other in queues)
+    copies = tuple(close(other, f"{id}:{os.urandom(4).hex()}") for other in queues)
     return Parcel(
         first.tag, id, queue, first.payload, priority, due, False, open_headers, body, exchange,
         key, copies, options,

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -25,6 +24,7 @@ from umbel.app.sending.checks import (
 )
 from umbel.app.sending.options import Moment
 from umbel.app.sending.payload import refuse_argument, write_payload
+from umbel.app.sending.routing import route as route  # noqa: PLC0414  (one import for who sends)
 from umbel.engines.broker import Message
 from umbel.exceptions import EncodeError, ImproperlyConfigured
 from umbel.message import task as task_message
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from umbel.app.settings.table import Settings
     from umbel.app.task import Task
 
-REPLY_TO: Final = token_hex(16)
+REPLY_TO: Final = os.urandom(16).hex()
 """Celery clients name their result queue here; other backends than `rpc://` do not use it."""
 
 
@@ -123,7 +123,8 @@ def build_message(  # noqa: C901, PLR0912, PLR0915  (flat: an option after the o
         priority = settings.task_default_priority or 0
     check_call(name, task_id, queue, priority, ignore_result)
     id = task_id or new_id()
-    tag = f"{id}:{token_hex(4)}"
+    # A new id is unique by itself.
+    tag = f"{id}:{os.urandom(4).hex() if task_id else id[-8:]}"
     parent = request.current.get()
     shown_args, shown_kwargs, levels = tuple(args), kwargs, settings.task_repr_maxlevels
     places: list[str | int] | UnsetType = UNSET

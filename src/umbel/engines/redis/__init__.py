@@ -13,16 +13,18 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from umbel.engines.redis.broker import RedisBroker
 from umbel.engines.redis.connection import Server
 from umbel.engines.redis.keys import FORMAT, SEPARATOR, STEPS, Keys
 from umbel.engines.redis.options import Reading, read
 from umbel.engines.redis.results import RedisResults
-from umbel.engines.redis.state import RedisState
-from umbel.engines.redis.unacked import Unacked
 from umbel.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from umbel.engines.redis.state import RedisState
+    from umbel.engines.redis.unacked import Unacked
 
 logger: Final = logging.getLogger("umbel.engines.redis")
 
@@ -63,14 +65,29 @@ class RedisEngine:
             celerys_eta=options.get("write_eta") == "celery",
         )
         self.results: Final = RedisResults(server, keys)
-        self.state: Final = RedisState(server, keys, self.broker, self._check_server)
-        self.unacked: Final = Unacked(
-            server,
-            keys,
+        self._options = options
+        self._database = reading.database
+
+    @cached_property
+    def state(self) -> RedisState:
+        """The state store; who only sends never asks for it."""
+        from umbel.engines.redis.state import RedisState
+
+        return RedisState(self._server, self._keys, self.broker, self._check_server)
+
+    @cached_property
+    def unacked(self) -> Unacked:
+        """What Celery's workers left; who only sends never asks for it."""
+        from umbel.engines.redis.unacked import Unacked
+
+        options = self._options
+        return Unacked(
+            self._server,
+            self._keys,
             options.get("unacked_key", "unacked"),
             options.get("unacked_index_key", "unacked_index"),
             _fanout(options.get("fanout_prefix", True)),
-            reading.database,
+            self._database,
         )
 
     def _make_server(self, reading: Reading, replicas: int) -> Server:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class RedisBroker:
         """Whether there was one, and the monotonic time until which that is believed."""
         self._bells = False
         """A worker is there that hears of messages only from who publishes them."""
-        self._token = secrets.token_hex(6)
+        self._token = os.urandom(6).hex()
         self._tokens = 0
         self._unanswered: dict[int, str] = {}
         """By worker: the token of a claim of which nobody knows whether it was made."""

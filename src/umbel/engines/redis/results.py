@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -22,6 +23,8 @@ BATCH: Final = 500
 """Most results of one command."""
 SPARES: Final = 8
 """Most connections that are kept for those who will wait."""
+SPARE_FOR: Final = 30.0
+"""Seconds for which one is kept: the longer it lies idle, the likelier it is dead unnoticed."""
 
 
 class _Status(msgspec.Struct):
@@ -37,7 +40,8 @@ class RedisResults:
     def __init__(self, server: Server, keys: Keys) -> None:
         self._server = server
         self._keys = keys
-        self._spares: deque[ResultWaker] = deque()
+        self._spares: deque[tuple[float, ResultWaker]] = deque()
+        """Each with the monotonic time until which it may be used again."""
         self._pid = os.getpid()
 
     def get(self, ids: Sequence[str], waker: Waker | None = None) -> dict[str, StoredResult]:
@@ -125,10 +129,10 @@ class RedisResults:
         self._check_process()
         while self._spares:
             try:
-                waker = self._spares.pop()
+                end, waker = self._spares.pop()
             except IndexError:  # another thread was faster
                 break
-            if waker.open_again():
+            if time.monotonic() < end and waker.open_again():
                 return waker
             waker.end()
         return ResultWaker(self._server, self._keep)
@@ -138,7 +142,7 @@ class RedisResults:
         self._check_process()
         if len(self._spares) >= SPARES:
             return False
-        self._spares.append(waker)
+        self._spares.append((time.monotonic() + SPARE_FOR, waker))
         return True
 
     def _check_process(self) -> None:
@@ -150,4 +154,4 @@ class RedisResults:
         """Close the connections that nobody uses at the moment."""
         self._check_process()
         while self._spares:
-            self._spares.pop().end()
+            self._spares.pop()[1].end()

@@ -297,6 +297,9 @@ class ResultWaker(Listener):
     def get(self, names: Sequence[bytes]) -> dict[bytes, bytes] | None:
         """What has changed of some keys since they were got before; None if nobody listens."""
         news = self._news
+        if len(self._subscribed) > 2 * len(names) + BATCH:  # nobody waits for these any more
+            for name in self._subscribed.difference(names):
+                self.let_go(name)
         found: dict[bytes, bytes] = {}
         unknown = [name for name in names if name not in self._subscribed]
         for start in range(0, len(unknown), BATCH):
@@ -312,10 +315,8 @@ class ResultWaker(Listener):
                 self._deny("SUBSCRIBE", replies[0])
                 return None
             self._subscribed.update(part)
-            for name, value in zip(part, replies[0], strict=True):
-                news.pop(name, None)  # it came before the reply
-                if value is not None:
-                    found[name] = value
+            looked = zip(part, replies[0], strict=True)
+            found |= {name: value for name, value in looked if value is not None}
             self._take_pushes()
         for name in names if news else ():
             if name in news:
@@ -326,6 +327,7 @@ class ResultWaker(Listener):
         """A result has ended."""
         if name in self._subscribed:
             self._subscribed.remove(name)
+            self._news.pop(name, None)
             self._ended.append(name)
 
     def close(self) -> None:
@@ -349,5 +351,6 @@ class ResultWaker(Listener):
         self._ended.clear()
 
     def _take(self, push: Sequence[Any]) -> None:
-        if push[0] == b"message":
+        # What comes before it has been looked at is in the look.
+        if push[0] == b"message" and push[1] in self._subscribed:
             self._news[push[1]] = push[2]
