@@ -36,7 +36,6 @@ logger: Final = logging.getLogger("umbel.engines.redis")
 
 CONNECT: Final = 1.0
 """Seconds that a lost connection may take to come back at each try; meanwhile one looks."""
-ANSWER: Final = 5.0
 BATCH: Final = 500
 """Most results of one command."""
 
@@ -101,7 +100,7 @@ class Listener:
         if line is None:
             return None
         try:
-            line.send(commands, time.monotonic() + ANSWER)
+            line.send(commands, time.monotonic() + self._server.timeout)
             replies = [self._reply(line) for _ in range(answers)]
         except (LostError, OSError):
             self._disconnect()
