@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +42,9 @@ bodies = pytest.mark.parametrize("body", ["umbel", pytest.param("celery", marks=
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
     yield server
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # Celery leaves its sockets to the collector
     for one in gc.get_objects():
         if issubclass(type(one), celery.result.AsyncResult):
             one.backend = None  # as it goes, it would tell the server
@@ -105,8 +108,10 @@ class Flow:
 
 
 @pytest.fixture(scope="module")
-def flows(url: str) -> dict[str, Flow]:
-    return {sender: Flow(sender, url) for sender in BOTH}
+def flows(url: str) -> Iterator[dict[str, Flow]]:
+    flows = {sender: Flow(sender, url) for sender in BOTH}
+    yield flows
+    flows["umbel"].app.close()
 
 
 @pytest.fixture

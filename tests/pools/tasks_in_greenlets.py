@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,34 @@ if "WITNESS" in os.environ:
 @app.task
 def patched() -> list[Any]:
     return [PATCHED, os.getpid()]
+
+
+kept = threading.local()
+
+
+@app.task
+def keep(value: int) -> int | None:
+    before: int | None = getattr(kept, "value", None)
+    kept.value = value
+    return before
+
+
+@app.task
+def arm_a_timeout(seconds: float) -> None:
+    if PATCHED == "gevent":
+        import gevent
+
+        gevent.Timeout(seconds).start()
+    else:
+        import eventlet
+
+        eventlet.Timeout(seconds)
+
+
+@app.task
+def rest(seconds: float) -> str:
+    time.sleep(seconds)
+    return "rested"
 
 
 @app.task

@@ -54,6 +54,20 @@ def test_only_the_child_is_patched_and_before_the_app(pool: str, tmp_path: Path)
     assert modules == {f"{worker.process.pid}": "socket", f"{child}": pool}
 
 
+def test_what_a_task_leaves_behind_in_its_greenlet_meets_no_other(
+    pool: str, tmp_path: Path
+) -> None:
+    worker = Worker(tmp_path, "-P", pool, "-c", "1", module=MODULE)
+    _, child = worker.run("patched")
+    assert [worker.run("keep", number) for number in (1, 2)] == [None, None]
+    worker.run("arm_a_timeout", 0.2)
+    assert worker.run("rest", 0.5) == "rested"
+    worker.run("arm_a_timeout", 0.2)
+    time.sleep(0.4)  # it strikes while nothing runs
+    assert worker.run("patched")[1] == child
+    worker.stop()
+
+
 def test_eventlet_is_said_to_retire(pool: str, tmp_path: Path) -> None:
     worker = Worker(tmp_path, "-P", pool, module=MODULE)
     worker.stop()

@@ -36,8 +36,8 @@ class Eventlet(Greenlets):
         super().run()
         signals.eventlet_pool_postshutdown.send(self)
 
-    def _serve(self, slot: Slot) -> None:
-        super()._serve(slot)
+    def note_end(self) -> None:
+        """Tell that the pool ends, once."""
         if not self._ending:
             self._ending = True
             signals.eventlet_pool_preshutdown.send(self)
@@ -54,9 +54,9 @@ class Eventlet(Greenlets):
         thread: greenlet = eventlet.spawn(function, *args)
         return thread
 
-    def wait(self) -> None:
-        """Wait for the slots' greenlets."""
-        for thread in self._homes.values():
+    def join(self, greenlets: list[greenlet]) -> None:
+        """Wait for the end of greenlets."""
+        for thread in greenlets:
             eventlet.greenthread.GreenThread.wait(thread)
 
     def pause(self) -> None:

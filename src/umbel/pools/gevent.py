@@ -26,9 +26,9 @@ class Gevent(Greenlets):
         """Run a function in a greenlet of its own."""
         return gevent.spawn(function, *args)
 
-    def wait(self) -> None:
-        """Wait for the slots' greenlets."""
-        gevent.joinall(list(self._homes.values()))
+    def join(self, greenlets: list[greenlet]) -> None:
+        """Wait for the end of greenlets."""
+        gevent.joinall(greenlets)
 
     def pause(self) -> None:
         """Let the other greenlets run that can."""

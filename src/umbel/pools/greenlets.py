@@ -1,7 +1,9 @@
-"""What the pools of greenlets share: a greenlet for each slot, all in the child's main thread.
+"""What the pools of greenlets share: a greenlet for each delivery, all in the child's main thread.
 
 The child alone is patched, by the pool's module, which `umbel.pools.child` imports before the app.
-So a slot that waits, for its next delivery as well as inside a task, lets the others run.
+So a slot that waits, for its next delivery as well as inside a task, lets the others run. What a
+task has left behind that is its greenlet's (a timeout that it armed, a `threading.local`) meets no
+other task.
 
 An `async def` task runs on one event loop, in a greenlet of its own; the slot's greenlet waits for
 it. A `def` task beside it may call `asyncio.run` (`part_loops`).
@@ -41,7 +43,7 @@ logger: logging.Logger = logging.getLogger("umbel.worker")
 
 
 class Greenlets(Pool, ABC):
-    """Runs each slot's deliveries in a greenlet of its own. A subclass tells whose."""
+    """Runs each delivery in a greenlet of its own. A subclass tells whose."""
 
     library: ClassVar[str]
     """The package that provides the greenlets."""
@@ -50,7 +52,7 @@ class Greenlets(Pool, ABC):
         self._bench = bench
         self._pid = os.getpid()
         self._homes: dict[Slot, greenlet] = {}
-        """Where each slot's functions run."""
+        """Where each slot's function runs, or will."""
         self._parked: list[greenlet] = []
         """Those of free slots, but for the one that watches."""
         self._watched = False
@@ -71,8 +73,8 @@ class Greenlets(Pool, ABC):
         """Run a function in a greenlet of its own."""
 
     @abstractmethod
-    def wait(self) -> None:
-        """Wait, in the main greenlet, for the end of all slots' greenlets."""
+    def join(self, greenlets: list[greenlet]) -> None:
+        """Wait, in the main greenlet, for the end of others."""
 
     @abstractmethod
     def pause(self) -> None:
@@ -115,7 +117,8 @@ class Greenlets(Pool, ABC):
         for slot in self._bench.slots:
             slot.name_thread(MAIN_THREAD)
             self._homes[slot] = self.spawn(self._serve, slot)
-        self.wait()
+        while going := [home for home in self._homes.values() if not home.dead]:
+            self.join(going)
 
     def _answer(self, bell: int) -> None:
         while True:
@@ -128,16 +131,24 @@ class Greenlets(Pool, ABC):
                 logger.log(*self._notes.pop(0))
 
     def _serve(self, slot: Slot) -> None:
+        """Wait for one delivery and run it; a greenlet of its own waits for the next."""
         try:
-            self._bench.work(slot, partial(self._call, slot), self._next)
+            jobs = [self._next()]
+            if jobs[0] is None:
+                self.note_end()
+                return
+            self._bench.work(slot, partial(self._call, slot), lambda: jobs.pop() if jobs else None)
+            self._homes[slot] = self.spawn(self._serve, slot)
         except SystemExit:
             os._exit(0)  # the supervisor is gone
         except BaseException:  # noqa: BLE001  (a slot that is lost in silence would run nothing)
             traceback.print_exc()
             os._exit(1)
 
+    def note_end(self) -> None:
+        """Nothing more will come."""
+
     def _next(self) -> Job | None:
-        self.pause()  # tasks that never wait must not keep the others from going on
         bench = self._bench
         while True:
             while self._watched:  # what comes is for that one: only it knows what it waits for
