@@ -23,20 +23,6 @@ from umbel.testing.contracts.values import message, record, settlement
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(port=server.port, db=1, decode_responses=True) as client:
-        yield client
-        client.flushall()
-
-
 Opener = Callable[..., RedisEngine]
 
 

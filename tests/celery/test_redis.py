@@ -25,13 +25,6 @@ PATIENCE = 20.0
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendfsync", "no").start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture(scope="module", params=["umbel", "celery"])
 def pair(
     request: pytest.FixtureRequest, server: RedisServer, tmp_path_factory: pytest.TempPathFactory

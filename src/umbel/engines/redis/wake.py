@@ -14,6 +14,7 @@ import logging
 import os
 import selectors
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ BATCH: Final = 500
 """Most results of one command."""
 
 
-class Listener:
+class Listener(ABC):
     """A connection on which the server speaks by itself."""
 
     def __init__(self, server: Server) -> None:
@@ -153,15 +154,16 @@ class Listener:
             error,
         )
 
-    def _greet(self) -> None:
+    def _greet(self) -> None:  # noqa: B027  (most say nothing)
         """Say what is to be said on each new connection."""
 
+    @abstractmethod
     def _lose(self) -> None:
         """Forget what a connection was told that is gone."""
 
+    @abstractmethod
     def _take(self, push: Sequence[Any]) -> None:
         """Take in what the server has said by itself."""
-        raise NotImplementedError
 
 
 class WorkWaker(Listener):
